@@ -1,0 +1,56 @@
+"""From the rows of a step to the one batch that holds them all."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import DataCollatorWithPadding
+
+from hf_multitask.model.configuration_mtbert import TaskConfig
+
+
+@dataclass
+class MultiTaskCollator(DataCollatorWithPadding):
+    """Lays the rows of several tasks out as `MultiTaskBertModel.forward` reads them.
+
+    Args:
+        tokenizer: Pads, and says which inputs the encoder takes.
+        task_configs: The table of tasks.
+
+    A batch has `labels` (a tensor [B] per task, where rows have labels), `tasks` (rows per task, in the order of
+    the sequences), and `input_ids`, `attention_mask` and, where an input has two segments, `token_type_ids`, each
+    [S, L]. A task's first texts come before its second ones. `labels` comes first: what infers a batch's size from
+    its first tensor (accelerate, the evaluation loop) then counts rows and not sequences.
+    """
+
+    task_configs: Mapping[str, TaskConfig] = field(default_factory=dict)
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        by_task: dict[str, list[dict[str, Any]]] = {}
+        for row in features:
+            by_task.setdefault(row["task"], []).append(row)
+
+        sequences: list[dict[str, Any]] = []
+        for rows in by_task.values():
+            sequences += ({"input_ids": row["input_ids"], "token_type_ids": row.get("token_type_ids")} for row in rows)
+            sequences += (
+                {"input_ids": row["input_ids_2"], "token_type_ids": None} for row in rows if "input_ids_2" in row
+            )
+        has_types = any(sequence["token_type_ids"] for sequence in sequences)
+        for sequence in sequences:
+            types = sequence.pop("token_type_ids")
+            if has_types:
+                sequence["token_type_ids"] = types or [0] * len(sequence["input_ids"])
+
+        batch = dict(super().__call__(sequences))
+        labels = {
+            name: torch.tensor([row["label"] for row in rows], dtype=self._label_dtype(name))
+            for name, rows in by_task.items()
+            if "label" in rows[0]
+        }
+        tasks = {name: len(rows) for name, rows in by_task.items()}
+        return {**({"labels": labels} if labels else {}), "tasks": tasks, **batch}
+
+    def _label_dtype(self, name: str) -> torch.dtype:
+        return torch.float32 if self.task_configs[name].is_regression else torch.int64

@@ -1,0 +1,50 @@
+"""The datasets of all tasks as one, so that a batch can hold rows of several."""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, groupby
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+# What a batch is made of; anything else in a dataset stays where it is.
+_COLUMNS = ("input_ids", "input_ids_2", "token_type_ids", "label")
+
+
+class MultiTaskDataset(torch.utils.data.Dataset):
+    """Tokenized rows of several tasks, one after the other.
+
+    Args:
+        datasets: Tokenized rows by task, in the order of the tasks.
+
+    An item is a row's `input_ids` and so on, with its `task`. Row r of the k-th task has the index
+    `offsets[k] + r`.
+    """
+
+    def __init__(self, datasets: Mapping[str, Dataset]) -> None:
+        self.datasets = {
+            name: dataset.select_columns([column for column in _COLUMNS if column in dataset.column_names])
+            for name, dataset in datasets.items()
+        }
+        self.sizes = {name: len(dataset) for name, dataset in self.datasets.items()}
+        *starts, self._length = accumulate(self.sizes.values(), initial=0)
+        self.offsets = dict(zip(self.sizes, starts, strict=True))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Fetches a batch, with one read per run of rows of the same task."""
+        names, starts = list(self.offsets), list(self.offsets.values())
+        items: list[dict[str, Any]] = []
+        for task, run in groupby(indices, key=lambda index: bisect_right(starts, index) - 1):
+            columns = self.datasets[names[task]][[index - starts[task] for index in run]]
+            items += (
+                {"task": names[task], **dict(zip(columns, row, strict=True))}
+                for row in zip(*columns.values(), strict=True)
+            )
+        return items

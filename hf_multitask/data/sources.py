@@ -1,0 +1,159 @@
+"""Where a task's rows come from: local files or a dataset on the Hub, as a recipe's YAML says it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from datasets import Dataset, DatasetDict, Features, Value, load_dataset
+from datasets.exceptions import DatasetGenerationError
+
+from hf_multitask.model.configuration_mtbert import nearest
+
+SPLITS = ("train", "validation", "test")
+_READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+
+
+@dataclass
+class Source:
+    """What local files and Hub datasets have in common: columns, and the place of each split.
+
+    Args:
+        text: The column with the text, or two columns for a pair.
+        label: The column with the label.
+        label_map: From values in the label column to label names, class ids or scores, where they differ.
+        train, validation, test: The file, or the Hub dataset's split, for each of our splits.
+    """
+
+    text: list[str] = field(default_factory=list)
+    label: str = "label"
+    label_map: dict[Any, Any] = field(default_factory=dict)
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+
+    def __post_init__(self) -> None:
+        self.text = [self.text] if isinstance(self.text, str) else list(self.text)
+        if not isinstance(self.label_map, Mapping):
+            raise ValueError(f"label_map must map values of the label column to labels, not be {self.label_map!r}.")
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "Source":
+        """Reads a source's section of a recipe; unknown keys are refused."""
+        if not isinstance(values, dict):
+            raise ValueError(f"must be a mapping, not {values!r}.")
+        known = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ValueError(f"unknown key {key!r}; {nearest(key, known)}")
+        return cls(**values)
+
+    def split(self, name: str) -> str:
+        """The file or Hub split that holds a split of ours.
+
+        Raises:
+            ValueError: The source has no such split.
+        """
+        place = getattr(self, name)
+        if place is None:
+            there = [split for split in SPLITS if getattr(self, split) is not None]
+            raise ValueError(f"there is no {name} split; this source has: {', '.join(there) or 'none'}.")
+        return place
+
+    def describe(self, split: str) -> str:
+        """The place of a split, for messages."""
+        raise NotImplementedError
+
+    def load(self, split: str) -> Dataset:
+        """The raw rows of a split, with all their columns."""
+        raise NotImplementedError
+
+
+@dataclass
+class FileSource(Source):
+    """Local csv, tsv, json, jsonl or parquet files.
+
+    Args:
+        delimiter: Of csv files; by default a comma, and a tab for `.tsv`.
+        data_dir: The folder that relative paths start from.
+    """
+
+    delimiter: str | None = None
+    data_dir: str = "."
+
+    def describe(self, split: str) -> str:
+        return str(Path(self.data_dir) / self.split(split))
+
+    def load(self, split: str) -> Dataset:
+        return read_file(self.describe(split), self.delimiter)
+
+
+@dataclass
+class HubSource(Source):
+    """A dataset on the Hub, or anything else that `datasets.load_dataset` reads by name.
+
+    Args:
+        path: The dataset's id, such as `nyu-mll/glue`.
+        name: The dataset's configuration, such as `qqp`.
+        revision: A branch, tag or commit.
+    """
+
+    train: str | None = "train"
+    validation: str | None = "validation"
+    path: str | None = None
+    name: str | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.path:
+            raise ValueError("path is missing: the dataset's id on the Hub.")
+
+    def describe(self, split: str) -> str:
+        return f"{self.path}{f'/{self.name}' if self.name else ''} ({self.split(split)})"
+
+    def load(self, split: str) -> Dataset:
+        try:
+            return load_dataset(self.path, self.name, split=self.split(split), revision=self.revision)
+        except (OSError, ValueError, DatasetGenerationError) as error:
+            raise ValueError(f"{self.describe(split)} cannot be loaded: {_first_line(error)}") from error
+
+
+def read_file(path: str, delimiter: str | None = None) -> Dataset:
+    """Reads a table with all its columns; those of csv and tsv files come as text, so that nothing is guessed.
+
+    Raises:
+        ValueError: The file is not there, not a file, empty, of a kind that is not read, or cannot be parsed.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"{path} is {'a folder, not a file' if file.is_dir() else 'not there'}.")
+    if file.stat().st_size == 0:
+        raise ValueError(f"{path} is empty.")
+    reader = _READERS.get(file.suffix.lower())
+    if reader is None:
+        raise ValueError(f"{path} is of no kind that can be read; known: {', '.join(_READERS)}.")
+    try:
+        options = _csv_options(file, delimiter) if reader == "csv" else {}
+        splits = load_dataset(reader, data_files=str(file), **options)
+    except (OSError, ValueError, DatasetGenerationError) as error:
+        raise ValueError(f"{path} cannot be read as {reader}: {_first_line(error.__cause__ or error)}") from error
+    assert isinstance(splits, DatasetDict)
+    return splits["train"]
+
+
+def _csv_options(file: Path, delimiter: str | None) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "sep": delimiter or ("\t" if file.suffix.lower() == ".tsv" else ","),
+        "encoding": "utf-8-sig",
+        # "NA", "null" and "None" are words that sentences may consist of.
+        "keep_default_na": False,
+        "na_filter": False,
+    }
+    columns = pd.read_csv(file, nrows=0, **options).columns
+    return options | {"features": Features({column: Value("string") for column in columns})}
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

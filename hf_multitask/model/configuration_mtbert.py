@@ -1,0 +1,248 @@
+"""What a multi-task checkpoint is: one encoder and an ordered table of tasks, each with its head."""
+
+import difflib
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import AutoConfig
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+
+TaskType = Literal["single_label_classification", "pair_classification", "pair_regression"]
+Pooling = Literal["cls", "mean", "max"]
+PairEncoding = Literal["bi", "cross"]
+PairFeatures = Literal["u,v", "u,v,|u-v|", "u,v,u*v", "u,v,|u-v|,u*v"]
+Projection = Literal["shared", "separate"]
+ScoreActivation = Literal["relu", "linear"]
+
+# A task's name becomes a module name, a metric's key and a file's name.
+_TASK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """The end of an error about an unknown `word`: the likeliest correction, or else what is known."""
+    if close := difflib.get_close_matches(str(word), known, n=1):
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(known[:20]) or 'none'}{', ...' if len(known) > 20 else '.'}"
+
+
+@dataclass
+class TaskConfig:
+    """One task: what it reads, its head and its loss (paper section 4.1).
+
+    Args:
+        type: `single_label_classification` reads one text and picks one of `labels`; `pair_classification` reads
+            two and does the same (two labels: one logit and binary cross-entropy, more: one logit each and
+            cross-entropy); `pair_regression` reads two and gives a score within `score_range`.
+        labels: The names of the classes, in the order of their ids. Without names, give `num_labels`.
+        num_labels: The number of classes, at least 2. A pair classification has 2 unless told otherwise.
+        score_range: `[lowest, highest]` score of a regression.
+        pooling: Overrides the config's pooling for this task.
+        pair_encoding: `bi` encodes the two texts apart, as the paper does; `cross` encodes them as one input, so
+            that each attends to the other (slower where many pairs share texts, and more accurate).
+        pair_features: What a `bi` pair classification reads of the two embeddings u and v.
+        projection: Whether the two sides of a `bi` regression share one hidden layer.
+        score_activation: How a `bi` regression maps the cosine to [0, 1]: `relu` is the paper's (no gradient
+            where the cosine is negative), `linear` is (1 + cosine) / 2, whose gradient never dies.
+        dropout: Probability, before the first layer of a head. The paper's cosine head has none and ignores it.
+        weight: λ of the task in the sum of the losses (section 4.2).
+
+    Raises:
+        ValueError: A value that is not allowed; the message says which and what would be.
+    """
+
+    type: TaskType
+    labels: list[str] | None = None
+    num_labels: int | None = None
+    score_range: list[float] | None = None
+    pooling: Pooling | None = None
+    pair_encoding: PairEncoding = "bi"
+    pair_features: PairFeatures = "u,v"
+    projection: Projection = "shared"
+    score_activation: ScoreActivation = "relu"
+    dropout: float = 0.1
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices and not (name == "pooling" and value is None):
+                raise ValueError(f"{name} {value!r} is unknown; {nearest(value, list(choices))}")
+        if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout {self.dropout!r} must be a number from 0 to below 1.")
+        if not _is_number(self.weight) or not 0 <= self.weight < math.inf:
+            raise ValueError(f"weight {self.weight!r} must be a finite number of at least 0.")
+        if self.is_regression:
+            self._check_score_range()
+        else:
+            self._check_labels()
+
+    def _check_labels(self) -> None:
+        if self.score_range is not None:
+            raise ValueError(f"score_range is for pair_regression, not for {self.type}.")
+        if self.labels is None:
+            count = self.num_labels or (2 if self.is_pair else None)
+            if count is None:
+                raise ValueError(f"{self.type} needs labels (a list of names) or num_labels.")
+            self.labels = [str(i) for i in range(count)]
+        self.labels = [str(label) for label in self.labels]
+        if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"labels {self.labels!r} must be at least two different names.")
+        if self.num_labels not in (None, len(self.labels)):
+            raise ValueError(f"num_labels is {self.num_labels}, but labels has {len(self.labels)} names.")
+        self.num_labels = len(self.labels)
+
+    def _check_score_range(self) -> None:
+        if self.labels is not None or self.num_labels is not None:
+            raise ValueError("labels and num_labels are for classification; pair_regression has a score_range.")
+        bounds = [0.0, 5.0] if self.score_range is None else list(self.score_range)
+        if len(bounds) != 2 or not all(map(_is_number, bounds)) or not bounds[0] < bounds[1] < math.inf:
+            raise ValueError(f"score_range {self.score_range!r} must be two numbers, the lower first.")
+        self.score_range = [float(bound) for bound in bounds]
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether a row holds two texts."""
+        return self.type != "single_label_classification"
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the label is a score rather than a class."""
+        return self.type == "pair_regression"
+
+    @property
+    def sequences_per_row(self) -> int:
+        """How many sequences the encoder reads for one row: 2 for a pair encoded apart, else 1."""
+        return 2 if self.is_pair and self.pair_encoding == "bi" else 1
+
+    @property
+    def num_logits(self) -> int:
+        """Outputs of the head per row: one score, one binary logit, or one logit per class."""
+        if self.is_regression or (self.is_pair and self.num_labels == 2):
+            return 1
+        return self.num_labels
+
+    @classmethod
+    def from_dict(cls, values: "TaskConfig | dict[str, Any]") -> "TaskConfig":
+        """Reads a task's entry of the table; unknown keys are refused."""
+        if isinstance(values, cls):
+            return values
+        if not isinstance(values, dict):
+            raise ValueError(f"must be a mapping with a type, not {values!r}.")
+        known = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ValueError(f"unknown key {key!r}; {nearest(key, known)}")
+        if "type" not in values:
+            raise ValueError(f"type is missing; known: {', '.join(_CHOICES['type'])}.")
+        return cls(**values)
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "type": get_args(TaskType),
+    "pooling": get_args(Pooling),
+    "pair_encoding": get_args(PairEncoding),
+    "pair_features": get_args(PairFeatures),
+    "projection": get_args(Projection),
+    "score_activation": get_args(ScoreActivation),
+}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def _entries(tasks: Any) -> Iterator[tuple[Any, Any]]:
+    """Names and values of a table given as a mapping or as a list of mappings with a name."""
+    if isinstance(tasks, list):
+        for entry in tasks:
+            if not isinstance(entry, dict) or "name" not in entry:
+                raise ValueError(f"an entry of the list of tasks must be a mapping with a name, not {entry!r}.")
+            yield entry["name"], {key: value for key, value in entry.items() if key != "name"}
+    else:
+        yield from (tasks or {}).items()
+
+
+@strict
+class MultiTaskBertConfig(PreTrainedConfig):
+    """Configuration of [`MultiTaskBertModel`].
+
+    Args:
+        encoder_config: The shared encoder's own configuration, of any type that `AutoModel` builds an encoder of.
+        pooling: How token states become one embedding: `mean` over real tokens (section 4.1.2 finds it better),
+            `cls` (the first token) or `max`.
+        tasks: The ordered table of tasks, by name; each a [`TaskConfig`] or a mapping of its fields. `config.json`
+            sorts its keys, so there the table is a list whose entries have a `name`; that form is read too.
+
+    Raises:
+        ValueError: A task that is not valid, named in the message, or a pooling that is not known.
+
+    Example:
+        >>> config = MultiTaskBertConfig(
+        ...     encoder_config={"model_type": "bert", "hidden_size": 128, "num_attention_heads": 2},
+        ...     tasks={"sst": {"type": "single_label_classification", "num_labels": 5}},
+        ... )
+        >>> config.tasks["sst"].labels
+        ['0', '1', '2', '3', '4']
+    """
+
+    model_type = "mtbert"
+    # Not `backbone_config`: that name takes the path of transformers' vision models.
+    sub_configs_defaults = {"encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
+    # The evaluation loop gathers what is left: the logits of each task.
+    keys_to_ignore_at_inference = ["losses", "embeddings", "hidden_states", "attentions"]
+
+    encoder_config: PreTrainedConfig | dict | None = None
+    pooling: str = "mean"
+    tasks: dict | list | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.pooling not in _CHOICES["pooling"]:
+            raise ValueError(f"pooling {self.pooling!r} is unknown; {nearest(self.pooling, list(_CHOICES['pooling']))}")
+        tasks: dict[str, TaskConfig] = {}
+        for name, task in _entries(self.tasks):
+            if not isinstance(name, str) or not _TASK_NAME.fullmatch(name):
+                raise ValueError(
+                    f"task name {name!r} must start with a letter and hold only letters, digits, '_' and '-' (64 at most)."
+                )
+            if hasattr(nn.ModuleDict, name):
+                raise ValueError(f"task name {name!r} is a word that torch needs for itself; choose another.")
+            if name in tasks:
+                raise ValueError(f"task {name!r} is there twice.")
+            try:
+                tasks[name] = TaskConfig.from_dict(task)
+            except ValueError as error:
+                raise ValueError(f"task {name!r}: {error}") from error
+        self.tasks = tasks
+        super().__post_init__(**kwargs)
+        if self.encoder_config.is_encoder_decoder:
+            raise ValueError(
+                f"the backbone must be an encoder; {self.encoder_config.model_type!r} is an encoder-decoder."
+            )
+
+    @property
+    def hidden_size(self) -> int:
+        """Size of a token state and of an embedding."""
+        return self.encoder_config.hidden_size
+
+    def pooling_of(self, task: str | None) -> str:
+        """The pooling of a task, or of the bare encoder for None."""
+        own = self.tasks[task].pooling if task is not None else None
+        return own or self.pooling
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """The encoder's configuration: transformers keeps the size of the vocabulary there."""
+        return self.encoder_config
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain values, as `config.json` holds them; unset fields of tasks are left out."""
+        output = super().to_dict()
+        output["tasks"] = [
+            {"name": name} | {key: value for key, value in asdict(task).items() if value is not None}
+            for name, task in self.tasks.items()
+        ]
+        return output

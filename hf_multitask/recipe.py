@@ -1,0 +1,274 @@
+"""A recipe: a YAML file and command-line flags, read into dataclasses.
+
+The YAML's keys are the flags' names, in one flat list, and `tasks` is a table by name:
+
+    backbone: google-bert/bert-base-uncased
+    learning_rate: 1.0e-5
+    tasks:
+      sst:
+        type: single_label_classification
+        labels: [very negative, negative, neutral, positive, very positive]
+        files: {train: ids-sst-train.csv, validation: ids-sst-dev.csv, text: sentence, label: sentiment}
+
+`--learning_rate 2e-5` overrides a key and `--tasks.sst.pooling cls` a task's. `extends: base.yaml` starts from
+another recipe.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+from hf_multitask.data.loading import OnBadRows
+from hf_multitask.data.sources import FileSource, HubSource, Source
+from hf_multitask.model.configuration_mtbert import Pooling, TaskConfig, nearest
+from hf_multitask.training.arguments import MultiTaskTrainingArguments
+
+_SOURCES: dict[str, type[Source]] = {"files": FileSource, "hub": HubSource}
+
+
+@dataclass
+class ModelArguments:
+    """What the model starts from."""
+
+    backbone: str = field(default="", metadata={"help": "Model id on the Hub, or folder, of the pretrained encoder."})
+    from_scratch: bool = field(
+        default=False, metadata={"help": "Take only the backbone's configuration and tokenizer, and new weights."}
+    )
+    pooling: Pooling = field(default="mean", metadata={"help": "How token states become an embedding."})
+    freeze_backbone: bool = field(
+        default=False, metadata={"help": "Train only the heads (the paper's last-layer setting)."}
+    )
+
+
+@dataclass
+class DataArguments:
+    """How the tasks' data are read."""
+
+    data_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of the tasks' files; tasks that have both a Hub dataset and files then take the files."
+        },
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "Longest input in tokens; by default the longest that the backbone takes."}
+    )
+    on_bad_rows: OnBadRows = field(
+        default="error", metadata={"help": "Whether rows that cannot be used stop the run or are dropped and reported."}
+    )
+
+
+@dataclass
+class Recipe:
+    """A recipe as it was read.
+
+    Args:
+        model, data, training: The arguments.
+        tasks: The table of tasks, by name.
+        sources: Where each task's rows come from, by name.
+    """
+
+    model: ModelArguments
+    data: DataArguments
+    training: MultiTaskTrainingArguments
+    tasks: dict[str, TaskConfig]
+    sources: dict[str, Source]
+
+
+class RecipeParser(HfArgumentParser):
+    """Reads a recipe. All its errors are a `ValueError` of one sentence that names the key.
+
+    Args:
+        default_config: The YAML file that is read if the command line names none.
+        description: For `--help`.
+
+    Arguments that a script adds of its own are in `extra` once a recipe was read.
+    """
+
+    extra: argparse.Namespace
+
+    def __init__(self, default_config: str | Path, description: str | None = None) -> None:
+        super().__init__(
+            [ModelArguments, DataArguments, MultiTaskTrainingArguments], description=description, allow_abbrev=False
+        )
+        self.add_argument("--config", default=str(default_config), help="The recipe, a YAML file.")
+
+    def parse_recipe(self, args: Sequence[str]) -> Recipe:
+        """Reads the file that `--config` names, and then the rest of the command line over it."""
+        args, task_flags = _split_task_flags(args)
+        config = self._known(args).config
+        values = load_yaml(Path(config))
+        tasks = values.pop("tasks", None) or {}
+        if not isinstance(tasks, dict):
+            raise ValueError(f"{config}: tasks must be a mapping by name, not {tasks!r}.")
+        for flag, value in task_flags:
+            _set_task_value(tasks, flag, value)
+        try:
+            defaults = self._known(_as_flags(values))
+        except ValueError as error:
+            raise ValueError(f"{config}: {error}") from error
+        self.extra = self._known(args, defaults)
+        model, data, training = self.parse_dict(vars(self.extra), allow_extra_keys=True)
+        if not model.backbone:
+            raise ValueError(f"{config}: backbone is missing: a model id on the Hub, or a folder.")
+        if not tasks:
+            raise ValueError(f"{config}: tasks is missing: at least one task.")
+        folder = Path(config).parent
+        # A folder beside the recipe goes before a model of that name on the Hub.
+        if (folder / model.backbone).is_dir():
+            model.backbone = str(folder / model.backbone)
+        table = {}
+        sources = {}
+        for name, entry in tasks.items():
+            try:
+                table[name], sources[name] = _read_task(entry, data.data_dir, folder)
+            except ValueError as error:
+                raise ValueError(f"{config}: task {name!r}: {error}") from error
+        return Recipe(model, data, training, table, sources)
+
+    def _known(self, args: Sequence[str], namespace: Any = None) -> Any:
+        namespace, unknown = self.parse_known_args(list(args), namespace)
+        if unknown:
+            known = [option for option in self._option_string_actions if option.startswith("--")]
+            raise ValueError(f"unknown argument {unknown[0]!r}; {nearest(unknown[0].partition('=')[0], known)}")
+        return namespace
+
+    def error(self, message: str) -> NoReturn:
+        """Instead of argparse's exit with a page of usage."""
+        raise ValueError(message)
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Around what a script does before its work begins: bad input ends it with one sentence and exit status 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def writable_folder(path: str) -> Path:
+    """Makes a folder if need be, and makes sure that files can be written there.
+
+    Raises:
+        OSError: They cannot.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise OSError(f"output_dir {path} cannot be written: {error.strerror}.") from error
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Reads a recipe's YAML with what it `extends`.
+
+    Raises:
+        ValueError: The file is not there, is not YAML, is no mapping, or has a key twice.
+    """
+    if not path.is_file():
+        raise ValueError(f"recipe {path} is {'a folder, not a file' if path.is_dir() else 'not there'}.")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"recipe {path} must be a mapping of keys to values.")
+    base = values.pop("extends", None)
+    return values if base is None else _merged(load_yaml(path.parent / str(base)), values)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe loader, which would let the second of two equal keys win silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} is there twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in values.items():
+        nested = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merged(base[key], value) if nested else value
+    return merged
+
+
+def _as_flags(values: dict[str, Any]) -> list[str]:
+    """YAML values as command-line flags, so that both are checked by the same rules."""
+    flags: list[str] = []
+    for key, value in values.items():
+        if value is None:
+            continue
+        if isinstance(value, dict):
+            value = json.dumps(value)
+        flags += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
+    return flags
+
+
+def _split_task_flags(args: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Takes `--tasks.<name>.<key> value` and `--tasks.<name>.<key>=value` out of a command line."""
+    rest: list[str] = []
+    flags: list[tuple[str, str]] = []
+    words = iter(args)
+    for word in words:
+        if not word.startswith("--tasks."):
+            rest.append(word)
+            continue
+        flag, equals, value = word.partition("=")
+        if not equals and (value := next(words, "")) == "":
+            raise ValueError(f"{flag} needs a value.")
+        flags.append((flag, value))
+    return rest, flags
+
+
+def _set_task_value(tasks: dict[str, Any], flag: str, value: str) -> None:
+    name, *keys = flag.removeprefix("--tasks.").split(".")
+    if name not in tasks:
+        raise ValueError(f"{flag}: task {name!r} is unknown; {nearest(name, list(tasks))}")
+    if not keys:
+        raise ValueError(f"{flag}: name a key of the task, as in --tasks.{name}.pooling.")
+    entry = tasks[name]
+    for key in keys[:-1]:
+        entry = entry.setdefault(key, {}) if isinstance(entry, dict) else entry
+    if not isinstance(entry, dict):
+        raise ValueError(f"{flag}: there is a value where keys would have to be.")
+    entry[keys[-1]] = yaml.safe_load(value)
+
+
+def _read_task(entry: Any, data_dir: str | None, folder: Path) -> tuple[TaskConfig, Source]:
+    if not isinstance(entry, dict):
+        raise ValueError(f"must be a mapping with a type and its data, not {entry!r}.")
+    known = [*(f.name for f in fields(TaskConfig)), *_SOURCES]
+    for key in entry:
+        if key not in known:
+            raise ValueError(f"unknown key {key!r}; {nearest(key, known)}")
+    task = TaskConfig.from_dict({key: value for key, value in entry.items() if key not in _SOURCES})
+    given = [kind for kind in _SOURCES if entry.get(kind) is not None]
+    if not given:
+        raise ValueError("names no data; give files or hub.")
+    kind = given[0] if len(given) == 1 else "files" if data_dir is not None else "hub"
+    try:
+        source = _SOURCES[kind].from_dict(entry[kind])
+    except ValueError as error:
+        raise ValueError(f"{kind}: {error}") from error
+    if isinstance(source, FileSource):
+        source.data_dir = str(Path(data_dir) if data_dir is not None else folder / source.data_dir)
+    return task, source

@@ -1,0 +1,52 @@
+"""What a run can be told, beyond what transformers' own arguments say."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class MultiTaskTrainingArguments(TrainingArguments):
+    """[`transformers.TrainingArguments`] with what several tasks need.
+
+    `per_device_train_batch_size` counts the rows of each task in a batch. `learning_rate` and `weight_decay` are
+    the backbone's, and the heads' too unless they have their own.
+
+    Args:
+        schedule: What a step holds. `round_robin`: rows of every task (paper section 4.3).
+        epoch_length: `largest` or `smallest`, the dataset that an epoch is one pass over, or a number of steps.
+        head_learning_rate: Of the heads (paper section 7, "Dynamic Learning Rates"); None: as the backbone's.
+        head_weight_decay: Of the heads; None: as the backbone's.
+        metric_for_best_model: `eval_final_score` unless told otherwise: the mean over tasks of accuracy or
+            (r + 1) / 2, which is computed once, after all tasks.
+
+    Raises:
+        ValueError: An argument of transformers' that has no meaning for several tasks.
+    """
+
+    schedule: Literal["round_robin"] = field(
+        default="round_robin", metadata={"help": "What a step holds: round_robin, rows of every task."}
+    )
+    epoch_length: str = field(
+        default="largest",
+        metadata={"help": "An epoch is one pass over the largest or smallest dataset, or a number of steps."},
+    )
+    head_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the heads; by default, that of the backbone."}
+    )
+    head_weight_decay: float | None = field(
+        default=None, metadata={"help": "Weight decay of the heads; by default, that of the backbone."}
+    )
+    metric_for_best_model: str | None = field(
+        default="eval_final_score", metadata={"help": "The metric that picks the best checkpoint."}
+    )
+    # The collator takes the columns it knows and leaves the rest.
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Not used: the collator picks its columns."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor must be 0: the tasks' losses are their heads' own.")
+        if self.train_sampling_strategy != "random":
+            raise ValueError(f"train_sampling_strategy {self.train_sampling_strategy!r} has no effect; use schedule.")

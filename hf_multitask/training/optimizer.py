@@ -1,0 +1,33 @@
+"""The optimizer's parameter groups: backbone and heads apart."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+
+def separate_heads(
+    groups: Iterable[dict[str, Any]], model: nn.Module, learning_rate: float | None, weight_decay: float | None
+) -> list[dict[str, Any]]:
+    """Splits each group into the backbone's parameters and the heads', which get their own settings.
+
+    Args:
+        groups: An optimizer's groups, before any scheduler has seen them.
+        model: Bare or wrapped; heads are told by their names.
+        learning_rate: Of the heads; None leaves the group's.
+        weight_decay: Of the heads, in groups that decay at all (biases and norms do not); None leaves the group's.
+
+    Returns:
+        New groups, the backbone's first; empty ones, such as those of a frozen backbone, are left out.
+    """
+    head_ids = {id(parameter) for name, parameter in model.named_parameters() if "heads." in name}
+    backbone, heads = [], []
+    for group in groups:
+        settings = {}
+        if learning_rate is not None:
+            settings["lr"] = learning_rate
+        if weight_decay is not None and group["weight_decay"] > 0:
+            settings["weight_decay"] = weight_decay
+        backbone.append({**group, "params": [p for p in group["params"] if id(p) not in head_ids]})
+        heads.append({**group, **settings, "params": [p for p in group["params"] if id(p) in head_ids]})
+    return [group for group in backbone + heads if group["params"]]

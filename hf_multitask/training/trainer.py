@@ -1,0 +1,304 @@
+"""transformers' Trainer for a dictionary of tasks."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput, seed_worker
+
+from hf_multitask.data.collator import MultiTaskCollator
+from hf_multitask.data.dataset import MultiTaskDataset
+from hf_multitask.data.loading import check_rows, text_columns
+from hf_multitask.data.schedule import RoundRobin, Schedule, StepBatchSampler
+from hf_multitask.data.tokenization import longest_input, tokenize
+from hf_multitask.evaluation.metrics import final_score, predictions, score
+from hf_multitask.model.configuration_mtbert import nearest
+from hf_multitask.model.modeling_mtbert import MultiTaskBertModel
+from hf_multitask.training.arguments import MultiTaskTrainingArguments
+from hf_multitask.training.optimizer import separate_heads
+
+logger = logging.getLogger(__name__)
+
+
+class MultiTaskTrainer(Trainer):
+    """Trains and evaluates a [`MultiTaskBertModel`] on all its tasks.
+
+    Args:
+        model: The model; its config has the table of tasks.
+        args: The run's arguments.
+        train_dataset, eval_dataset: A dataset per task, by name. Either tokenized rows, or rows with the columns
+            `sentence` (or `sentence1` and `sentence2`) and `label`, which are checked and tokenized here.
+        processing_class: The tokenizer.
+        kwargs: As transformers' Trainer takes them.
+
+    Raises:
+        ValueError: A dataset for a task that the model does not have, a missing column, or a row that cannot be
+            used; all before training begins.
+
+    Evaluation gives `eval_<task>_<metric>` and `eval_<task>_loss` for every task, `eval_loss` (their weighted sum)
+    and `eval_final_score`. It is one evaluation: callbacks, early stopping and the choice of the best checkpoint
+    see it once, with all tasks.
+    """
+
+    # The loss is a mean over each batch. Left to guess, Trainer would take the model's **kwargs for a sign that it
+    # is not, and make the gradient too large by the number of accumulation steps.
+    loss_is_scaled_for_ga = False
+
+    model: MultiTaskBertModel
+    args: MultiTaskTrainingArguments
+
+    def __init__(
+        self,
+        model: MultiTaskBertModel,
+        args: MultiTaskTrainingArguments,
+        train_dataset: Mapping[str, Dataset] | None = None,
+        eval_dataset: Mapping[str, Dataset] | None = None,
+        processing_class: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        # A batch's sequences do not split along their first dimension: one process, one device.
+        args._setup_devices  # noqa: B018  (finds the devices)
+        args._n_gpu = min(args._n_gpu, 1)
+        self._tasks = model.config.tasks
+        self._longest = longest_input(processing_class, model.config.encoder_config) if processing_class else 0
+        self.processing_class = processing_class
+        self._loss_sums: dict[str, torch.Tensor] = {}
+        self._loss_counts: dict[str, int] = defaultdict(int)
+        self._sampler: StepBatchSampler | None = None
+        kwargs.setdefault("data_collator", MultiTaskCollator(processing_class, task_configs=self._tasks))
+        kwargs.setdefault("compute_metrics", self._task_metrics)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=self._prepare_datasets("train_dataset", train_dataset),
+            eval_dataset=self._prepare_datasets("eval_dataset", eval_dataset),
+            processing_class=processing_class,
+            **kwargs,
+        )
+        if self.train_dataset is not None:
+            self.schedule  # noqa: B018  (a mistake in the arguments is found before training)
+        self.add_callback(_EpochSetter(self))
+
+    # ---- Data ----
+
+    def _prepare_datasets(self, argument: str, datasets: Any) -> MultiTaskDataset | None:
+        if datasets is None or isinstance(datasets, MultiTaskDataset):
+            return datasets
+        if not isinstance(datasets, Mapping) or not datasets:
+            raise ValueError(
+                f"{argument} must be a dictionary with a dataset for each task, not {type(datasets).__name__}."
+            )
+        for name, dataset in datasets.items():
+            if name not in self._tasks:
+                raise ValueError(f"{argument}: task {name!r} is unknown; {nearest(name, list(self._tasks))}")
+            if not isinstance(dataset, Dataset):
+                raise ValueError(f"{argument}: task {name!r} must be a datasets.Dataset, not {type(dataset).__name__}.")
+        absent = [name for name in self._tasks if name not in datasets]
+        if absent:
+            logger.warning("%s has no rows for: %s.", argument, ", ".join(absent))
+        return MultiTaskDataset(
+            {name: self._prepare_rows(argument, name, datasets[name]) for name in self._tasks if name in datasets}
+        )
+
+    def _prepare_rows(self, argument: str, name: str, rows: Dataset) -> Dataset:
+        if "input_ids" in rows.column_names:
+            return rows
+        task, wanted = self._tasks[name], text_columns(self._tasks[name])
+        for column in wanted:
+            if column not in rows.column_names:
+                raise ValueError(f"{argument}: task {name!r} needs a column {column!r}; it has {rows.column_names}.")
+        columns = {column: column for column in [*wanted, "label"] if column in rows.column_names}
+        rows, bad = check_rows(rows, task, columns)
+        if bad:
+            raise ValueError(f"{argument}: task {name!r} has {len(bad)} bad row(s), the first {bad[0]}")
+        if self.processing_class is None:
+            raise ValueError(f"{argument}: task {name!r} has texts; give their tokenizer as processing_class.")
+        return tokenize(rows, task, self.processing_class, self._longest)
+
+    @property
+    def schedule(self) -> Schedule:
+        """What each batch of training holds."""
+        if "label" not in set.intersection(*(set(d.column_names) for d in self.train_dataset.datasets.values())):
+            raise ValueError("train_dataset: every task needs a column 'label'.")
+        return RoundRobin(
+            self.train_dataset.sizes,
+            self._train_batch_size,
+            self.args.epoch_length,
+            batches_per_step=self.args.gradient_accumulation_steps * self.args.world_size,
+        )
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches that hold all tasks of a step, dealt whole to the processes."""
+        if self.train_dataset is None:
+            raise ValueError("Trainer: training requires a train_dataset.")
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self._sampler = StepBatchSampler(self.schedule, self.train_dataset.sizes, seed)
+        args = self.args
+        return self.accelerator.prepare(
+            DataLoader(
+                self.train_dataset,
+                batch_sampler=self._sampler,
+                collate_fn=self.data_collator,
+                num_workers=args.dataloader_num_workers,
+                pin_memory=args.dataloader_pin_memory,
+                persistent_workers=args.dataloader_persistent_workers,
+                prefetch_factor=args.dataloader_prefetch_factor,
+                worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
+            )
+        )
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> dict[str, DataLoader]:
+        """A dataloader per task; see `evaluation_loop`."""
+        if isinstance(eval_dataset, str):
+            eval_dataset = {eval_dataset: self.eval_dataset.datasets[eval_dataset]}
+        eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if eval_dataset is None:
+            raise ValueError("Trainer: evaluation requires an eval_dataset.")
+        return self.get_test_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> dict[str, DataLoader]:
+        """A dataloader per task; see `evaluation_loop`."""
+        datasets = self._prepare_datasets("dataset", test_dataset).datasets
+        loaders = {}
+        for name, dataset in datasets.items():
+            loaders[name] = super().get_test_dataloader(MultiTaskDataset({name: dataset}))
+        return loaders
+
+    def num_examples(self, dataloader: DataLoader) -> int:
+        """Rows of an evaluation's dataset, or rows that an epoch of training draws."""
+        if dataloader.dataset is self.train_dataset:
+            return sum(self.schedule.drawn_before(1).values())
+        return super().num_examples(dataloader)
+
+    def get_total_train_batch_size(self, args: Any) -> int:
+        """Rows per update over all tasks, processes and accumulation steps."""
+        return super().get_total_train_batch_size(args) * len(self.train_dataset.datasets)
+
+    # ---- Training ----
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The parent's optimizer, with groups of their own for the heads."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new:
+            optimizer.param_groups[:] = separate_heads(
+                optimizer.param_groups,
+                self.model if model is None else model,
+                self.args.head_learning_rate,
+                self.args.head_weight_decay,
+            )
+        return optimizer
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The weighted sum of the tasks' losses in training, their plain sum in evaluation (of one task each)."""
+        outputs = model(**inputs)
+        if not model.training:
+            loss = sum(outputs.losses.values())
+            return (loss, outputs) if return_outputs else loss
+        for name, value in outputs.losses.items():
+            self._loss_sums[name] = self._loss_sums.get(name, 0.0) + value.detach()
+            self._loss_counts[name] += 1
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds each task's mean loss since the last log, and the heads' learning rate, to the training logs."""
+        if "loss" in logs:
+            for name, total in self._loss_sums.items():
+                mean = (total / self._loss_counts[name]).reshape(1)
+                logs[f"loss_{name}"] = self.accelerator.gather(mean).mean().item()
+            self._loss_sums, self._loss_counts = {}, defaultdict(int)
+            if self.args.head_learning_rate is not None:
+                logs["head_learning_rate"] = self.lr_scheduler.get_last_lr()[-1]
+        super().log(logs, start_time)
+
+    # ---- Evaluation ----
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluates all tasks, or those of a dictionary of datasets, or the one that is named.
+
+        Returns:
+            `<prefix>_<task>_<metric>`, `<prefix>_<task>_loss`, `<prefix>_loss`, and `<prefix>_final_score` over the
+            tasks that were evaluated.
+        """
+        if isinstance(eval_dataset, Mapping):
+            # The parent would run a separate evaluation, with callbacks and all, for each value of a dict.
+            eval_dataset = self._prepare_datasets("eval_dataset", eval_dataset)
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def evaluation_loop(
+        self,
+        dataloader: Mapping[str, DataLoader],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The parent's loop for each task, as one evaluation; predictions and labels are arrays by task."""
+        outputs: dict[str, EvalLoopOutput] = {}
+        for name, loader in dataloader.items():
+            prefix = f"{metric_key_prefix}_{name}"
+            outputs[name] = super().evaluation_loop(loader, description, prediction_loss_only, ignore_keys, prefix)
+        metrics: dict[str, float] = {}
+        preparation = "model_preparation_time"
+        for name, output in outputs.items():
+            metrics |= output.metrics
+            if (time := metrics.pop(f"{metric_key_prefix}_{name}_{preparation}", None)) is not None:
+                metrics[f"{metric_key_prefix}_{preparation}"] = time
+        losses = {name: metrics.get(f"{metric_key_prefix}_{name}_loss") for name in outputs}
+        if None not in losses.values():
+            metrics[f"{metric_key_prefix}_loss"] = sum(self._tasks[name].weight * loss for name, loss in losses.items())
+        metrics |= self._final_score(metrics, list(outputs), metric_key_prefix)
+        return EvalLoopOutput(
+            predictions={name: output.predictions[name] for name, output in outputs.items() if output.predictions},
+            label_ids={name: output.label_ids[name] for name, output in outputs.items() if output.label_ids},
+            metrics=metrics,
+            num_samples=sum(output.num_samples for output in outputs.values()),
+        )
+
+    def _task_metrics(self, evaluated: EvalPrediction) -> dict[str, float]:
+        """The metrics of the one task of an evaluation."""
+        ((name, logits),) = evaluated.predictions.items()
+        metrics = score(self._tasks[name], predictions(self._tasks[name], logits), evaluated.label_ids[name])
+        for metric, value in metrics.items():
+            if value != value:
+                logger.warning("task %r: %s is undefined: predictions or labels are constant.", name, metric)
+        return metrics
+
+    def _final_score(self, metrics: Mapping[str, float], names: list[str], prefix: str) -> dict[str, float]:
+        by_task = {
+            name: {
+                metric: metrics[key]
+                for metric in ("accuracy", "pearson")
+                if (key := f"{prefix}_{name}_{metric}") in metrics
+            }
+            for name in names
+        }
+        return {f"{prefix}_final_score": final_score(by_task)} if all(by_task.values()) else {}
+
+
+class _EpochSetter(TrainerCallback):
+    """Tells the sampler the epoch.
+
+    With several processes, a run that is resumed in the middle of an epoch wraps the sampler so deeply that neither
+    Trainer nor accelerate reaches its `set_epoch`; the order of epoch 0 would come again.
+    """
+
+    def __init__(self, trainer: MultiTaskTrainer) -> None:
+        self._trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer._sampler.set_epoch(int(state.epoch or 0))

@@ -1,0 +1,275 @@
+"""Generate the quickstart's data, and the configuration and tokenizer of its tiny BERT.
+
+Everything comes from a small grammar of our own and a seed, with the standard library only, so
+
+    python recipes/quickstart/generate.py
+
+recreates every file byte for byte on any machine:
+
+- sentiment: one sentence -> `negative`, `neutral` or `positive`;
+- paraphrase: two sentences -> 1 when they state (or ask) the same thing in other words, else 0;
+- similarity: two sentences -> how much of what they state is the same, from 0.0 (nothing) to 5.0 (all);
+- backbone: a small `BertConfig` and a lower-casing WordPiece vocabulary, without any weights.
+
+Both sentences of a pair describe a fact: who (agent) did what (action) to what (object), where (place)
+and when (time). Every value of a slot has two wordings and every fact fits several frames (active,
+passive, time first, ...), hence shared words alone do not tell what a pair means. A fact, or a review's
+combination of judgements, is held out by its content and not by its wording: whatever is in a validation
+file is in no training file, not even rephrased, and not even in another task's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import random
+import re
+import string
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+# --- Pairs: a fact's slots, and the frames that put it in words ---
+
+# Eight values per slot, each in two wordings; an action's wording is its base, past and participle.
+SLOT_VALUES = {
+    "agent": "doctor/medic, teacher/tutor, boy/lad, lawyer/attorney, cook/chef, thief/robber,"
+    " sailor/seaman, writer/author",
+    "action": "repair repaired repaired/fix fixed fixed, buy bought bought/purchase purchased purchased,"
+    " hide hid hidden/conceal concealed concealed, find found found/spot spotted spotted,"
+    " draw drew drawn/sketch sketched sketched, break broke broken/smash smashed smashed,"
+    " choose chose chosen/select selected selected, lift lifted lifted/raise raised raised",
+    "object": "bicycle/bike, sofa/couch, rug/carpet, lamp/lantern, cup/mug, bag/sack, stone/rock, present/gift",
+    "place": "in the garden/in the yard, in the shop/in the store, in the cellar/in the basement,"
+    " in the forest/in the woods, at the market/at the bazaar, at the harbour/at the port,"
+    " at the hotel/at the inn, at the hospital/at the clinic",
+    "time": "at noon/at midday, at dawn/at sunrise, at dusk/at sunset, last week/a week ago,"
+    " last year/a year ago, in autumn/in the fall, in winter/in wintertime, in summer/in summertime",
+}
+SLOTS = {slot: [value.split("/") for value in text.split(", ")] for slot, text in SLOT_VALUES.items()}
+STATEMENTS = (
+    "the {agent} {past} the {object} {place} {time}.",
+    "the {agent} {past} the {object} {time} {place}.",
+    "{time} the {agent} {past} the {object} {place}.",
+    "{place} the {agent} {past} the {object} {time}.",
+    "the {object} was {participle} by the {agent} {place} {time}.",
+    "{time} the {object} was {participle} {place} by the {agent}.",
+)
+QUESTIONS = (
+    "did the {agent} {base} the {object} {place} {time}?",
+    "{time}, did the {agent} {base} the {object} {place}?",
+    "was the {object} {participle} by the {agent} {place} {time}?",
+    "was it the {agent} who {past} the {object} {time} {place}?",
+)
+# What a slot in common adds to the similarity of two facts, 5.0 in all: what happened counts most, then
+# who and what were involved, then the circumstances.
+SIMILARITY_POINTS = {"agent": 1.2, "action": 1.4, "object": 1.2, "place": 0.7, "time": 0.5}
+
+# --- Reviews: what is judged, and the judging words ---
+
+# Each topic's aspects, and facts about it that judge nothing.
+TOPICS = {
+    "film": (
+        "plot, acting, ending, music, camera work, opening scene",
+        "was shot in {country}, came out in {year}, lasts {number} minutes, has {number} actors",
+    ),
+    "book": (
+        "story, style, last chapter, main character, cover, dialogue",
+        "is set in {country}, was printed in {year}, has {number} chapters, weighs {number} grams",
+    ),
+    "hotel": (
+        "room, breakfast, view, service, pool, bed",
+        "is in {country}, was built in {year}, has {number} rooms, is {number} miles from the sea",
+    ),
+    "dinner": (
+        "soup, dessert, wine, sauce, salad, bread",
+        "was held in {country}, took place in {year}, cost {number} pounds, was for {number} people",
+    ),
+}
+FILLERS = {
+    "country": ("France", "Japan", "Brazil", "Kenya", "Norway", "India", "Canada", "Greece"),
+    "year": ("1987", "1995", "2003", "2008", "2012", "2019"),
+    "number": ("twelve", "twenty", "thirty", "forty", "sixty", "eighty", "ninety"),
+}
+# Plain adjectives can be intensified and denied; strong ones are only asserted: "not superb" is no verdict.
+PLAIN = {
+    "negative": ("bad", "poor", "disappointing", "unpleasant", "dull"),
+    "neutral": (),
+    "positive": ("good", "pleasant", "enjoyable", "impressive", "delightful"),
+}
+STRONG = {
+    "negative": ("terrible", "awful", "dreadful", "horrible", "appalling", "miserable"),
+    "neutral": ("average", "ordinary", "standard", "neither good nor bad", "neither impressive nor dull"),
+    "positive": ("wonderful", "superb", "excellent", "brilliant", "lovely", "splendid"),
+}
+OPPOSITE = {"negative": "positive", "positive": "negative"}
+INTENSIFIERS = ("", "", "very ", "really ", "quite ", "extremely ")
+ASSERTIONS = ("the {} was {}", "I found the {} {}", "we thought the {} was {}")
+DENIALS = ("the {} was not {}", "I did not find the {} {}", "nobody called the {} {}")
+CONTRASTS = ("{minor}, but {main}.", "although {minor}, {main}.", "{main}, though {minor}.")
+
+
+def held_out(*content: object) -> bool:
+    """Whether this content belongs to validation (one in eight does), however it is worded."""
+    return zlib.crc32(repr(content).encode()) % 8 == 0
+
+
+def draw_pair(
+    rng: random.Random, frames: tuple[str, ...], changes: int, validation: bool
+) -> tuple[str, str, list[str]]:
+    """Draw two sentences whose facts differ in `changes` slots; return them and the slots in common.
+
+    Half of the pairs, whatever their facts, keep frame and wording except in one slot that differs (in
+    meaning or only in wording), so a pair that shares nearly all its words may mean the same or not, and
+    so may a pair that shares few.
+    """
+
+    def express(fact: list[int], wording: list[int], frame: str) -> str:
+        words = {slot: SLOTS[slot][fact[i]][wording[i]] for i, slot in enumerate(SLOTS)}
+        base, past, participle = words["action"].split()
+        return frame.format(**words, base=base, past=past, participle=participle)
+
+    while True:
+        changed = rng.sample(range(5), changes)
+        fact = [rng.randrange(8) for _ in SLOTS]
+        other_fact = [(fact[i] + rng.randrange(1, 8)) % 8 if i in changed else fact[i] for i in range(5)]
+        wording, other_wording = ([rng.randrange(2) for _ in SLOTS] for _ in range(2))
+        frame, other_frame = rng.choice(frames), rng.choice(frames)
+        if rng.random() < 0.5:
+            reworded = rng.choice(changed or range(5))
+            other_wording = [1 - word if i == reworded else word for i, word in enumerate(wording)]
+            other_frame = frame
+        first, second = express(fact, wording, frame), express(other_fact, other_wording, other_frame)
+        if held_out(fact) == held_out(other_fact) == validation and first != second:
+            return first, second, [slot for i, slot in enumerate(SLOTS) if i not in changed]
+
+
+def draw_paraphrase(rng: random.Random, validation: bool) -> tuple[str, str, int]:
+    """Draw a pair of statements or of questions, and whether all slots are equal (two pairs in five)."""
+    changes = rng.choices(range(6), weights=(40, 25, 15, 10, 5, 5))[0]
+    first, second, common = draw_pair(rng, rng.choice((STATEMENTS, QUESTIONS)), changes, validation)
+    return first, second, int(len(common) == len(SLOTS))
+
+
+def draw_similarity(rng: random.Random, validation: bool) -> tuple[str, str, float]:
+    """Draw a pair of statements, and 5 times the weighted share of equal slots, synonyms being equal."""
+    changes = rng.choices(range(6), weights=(5, 6, 6, 4, 2, 1))[0]
+    first, second, common = draw_pair(rng, STATEMENTS, changes, validation)
+    return first, second, round(sum((SIMILARITY_POINTS[slot] for slot in common), 0.0), 1)
+
+
+def draw_judgement(rng: random.Random, aspect: str, verdict: str) -> tuple[str, str]:
+    """Draw a clause with this verdict on the aspect; return it and its content, free of phrasing."""
+    if PLAIN[verdict] and rng.random() < 0.4:
+        adjective = rng.choice(PLAIN[OPPOSITE[verdict]])
+        return rng.choice(DENIALS).format(aspect, adjective), f"{aspect}: not {adjective}"
+    adjective = rng.choice(PLAIN[verdict] + STRONG[verdict])
+    intensifier = rng.choice(INTENSIFIERS) if adjective in PLAIN[verdict] else ""
+    return rng.choice(ASSERTIONS).format(aspect, intensifier + adjective), f"{aspect}: {adjective}"
+
+
+def draw_sentiment(rng: random.Random, validation: bool) -> tuple[str, str]:
+    """Draw a review of one or two clauses, and its verdict.
+
+    The main clause decides: the one after "but", or the one that "although" or "though" does not
+    introduce. A bare fact decides nothing: it is neutral by itself and leaves the verdict to the
+    judgement it accompanies.
+    """
+    while True:
+        verdict = rng.choices(("negative", "neutral", "positive"), weights=(35, 28, 37))[0]
+        topic, (aspects, facts) = rng.choice(list(TOPICS.items()))
+        aspect, other_aspect = rng.sample(aspects.split(", "), 2)
+        fillers = {name: rng.choice(values) for name, values in FILLERS.items()}
+        fact, other_fact = rng.sample(facts.format(**fillers).split(", "), 2)
+        main, judgement = draw_judgement(rng, aspect, verdict)
+        kind = rng.choice(("judgement", "fact and judgement", "two alike", "two alike"))
+        if kind == "judgement":
+            sentence, content = f"{main}.", [judgement]
+        elif kind == "fact and judgement":
+            sentence, content = f"the {topic} {fact}, and {main}.", [fact, judgement]
+        elif verdict == "neutral":
+            sentence, content = f"the {topic} {fact} and {other_fact}.", [fact, other_fact]
+        else:
+            contrast = rng.random() < 0.5
+            minor, other = draw_judgement(rng, other_aspect, OPPOSITE[verdict] if contrast else verdict)
+            frame = rng.choice(CONTRASTS) if contrast else "{main} and {minor}."
+            sentence, content = frame.format(main=main, minor=minor), [judgement, other]
+        if held_out(topic, verdict, *sorted(content)) == validation:
+            return sentence, verdict
+
+
+# --- Files ---
+
+# For each task its columns (the texts, then the label), what draws a row, and its number of training rows.
+TASKS: dict[str, tuple[tuple[str, ...], Callable[[random.Random, bool], tuple], int]] = {
+    "sentiment": (("sentence", "sentiment"), draw_sentiment, 1500),
+    "paraphrase": (("sentence1", "sentence2", "is_duplicate"), draw_paraphrase, 3000),
+    "similarity": (("sentence1", "sentence2", "similarity"), draw_similarity, 1500),
+}
+VALIDATION_ROWS = 300
+# Without dropout: a model this small, trained this shortly, has more to learn than to unlearn.
+BACKBONE = {
+    "model_type": "bert",
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 256,
+    "max_position_embeddings": 64,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+TOKENIZER = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 64}
+
+
+def draw_rows(task: str, split: str, seed: int) -> list[tuple]:
+    """Draw the rows of a file, no two with the same text (in either order)."""
+    _, draw, size = TASKS[task]
+    rng = random.Random(f"{task}-{split}-{seed}")
+    rows: dict[frozenset[str], tuple] = {}
+    while len(rows) < (size if split == "train" else VALIDATION_ROWS):
+        *texts, label = draw(rng, split == "validation")
+        rows.setdefault(frozenset(texts), (*(text[0].upper() + text[1:] for text in texts), label))
+    return list(rows.values())
+
+
+def write_backbone(directory: Path, texts: Iterable[str]) -> None:
+    """Write the files from which `AutoConfig` and `AutoTokenizer` load the tiny BERT.
+
+    The vocabulary has every word of the texts; its single characters spell out any other English word.
+    """
+    letters = string.ascii_lowercase + string.digits
+    words = {word for text in texts for word in re.findall(r"\w+", text.lower())} - set(letters)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.punctuation, *letters]
+    vocabulary += [f"##{letter}" for letter in letters] + sorted(words)
+    files = {
+        "vocab.txt": "\n".join(vocabulary),
+        "config.json": json.dumps({**BACKBONE, "vocab_size": len(vocabulary)}, indent=2),
+        "tokenizer_config.json": json.dumps(TOKENIZER, indent=2),
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (directory / name).write_bytes(f"{content}\n".encode("ascii"))
+
+
+def write_all(output_dir: str | Path, seed: int = 13) -> None:
+    """Write the six CSV files and `backbone/` into a directory; the same seed always gives the same bytes."""
+    directory = Path(output_dir)
+    directory.mkdir(parents=True, exist_ok=True)
+    train_texts: list[str] = []
+    for task, (columns, _, _) in TASKS.items():
+        for split in ("train", "validation"):
+            rows = draw_rows(task, split, seed)
+            with open(directory / f"{task}-{split}.csv", "w", encoding="ascii", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+            if split == "train":
+                train_texts += [text for row in rows for text in row[:-1]]
+    write_backbone(directory / "backbone", train_texts)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Recreate the quickstart's data and backbone.")
+    parser.add_argument("--output_dir", default=Path(__file__).parent, help="default: this script's folder")
+    parser.add_argument("--seed", type=int, default=13, help="default: %(default)s, as committed")
+    arguments = parser.parse_args()
+    write_all(arguments.output_dir, arguments.seed)
