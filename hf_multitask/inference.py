@@ -72,11 +72,11 @@ def predict_logits(
     if task not in model.config.tasks:
         raise ValueError(f"task {task!r} is unknown; {nearest(task, list(model.config.tasks))}")
     config = model.config.tasks[task]
+    if len(texts) == 0:
+        raise ValueError("there are no texts to predict for.")
     columns = text_columns(config)
-    if config.is_pair:
-        table = {column: [pair[side] for pair in texts] for side, column in enumerate(columns)}
-    else:
-        table = {columns[0]: list(texts)}
+    sides = zip(*texts, strict=True) if config.is_pair else [texts]
+    table = {column: list(side) for column, side in zip(columns, sides, strict=True)}
     rows, bad = check_rows(Dataset.from_dict(table), config, {column: column for column in columns})
     if bad:
         raise ValueError(f"task {task!r}: {len(bad)} text(s) cannot be read, the first {bad[0]}")

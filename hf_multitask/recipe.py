@@ -98,7 +98,9 @@ class RecipeParser(HfArgumentParser):
 
     def __init__(self, default_config: str | Path, description: str | None = None) -> None:
         super().__init__(
-            [ModelArguments, DataArguments, MultiTaskTrainingArguments], description=description, allow_abbrev=False
+            (ModelArguments, DataArguments, MultiTaskTrainingArguments),  # type: ignore[arg-type]
+            description=description,
+            allow_abbrev=False,
         )
         self.add_argument("--config", default=str(default_config), help="The recipe, a YAML file.")
 

@@ -33,7 +33,7 @@ def main() -> None:
         parser.add_argument("--split", default="validation", choices=SPLITS, help="The split to score.")
         recipe = parser.parse_recipe(sys.argv[1:])
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
-        name_or_path = parser.extra.model or recipe.training.output_dir
+        name_or_path = str(parser.extra.model or recipe.training.output_dir)
         split = parser.extra.split
         model = AutoModel.from_pretrained(name_or_path)
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)

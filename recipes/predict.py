@@ -105,7 +105,7 @@ def main() -> None:
             raise ValueError(f"--task: {args.task!r} is unknown; {nearest(args.task, list(model.config.tasks))}")
         task = model.config.tasks[args.task]
         rows = read_rows(args.input, args.delimiter)
-        ids = rows["id"] if "id" in rows.column_names else range(1, rows.num_rows + 1)
+        ids = rows["id"] if "id" in rows.column_names else list(range(1, rows.num_rows + 1))
         predicted = predict(model, tokenizer, args.task, texts_of(rows, task, args.text), args.batch_size)
         with opened(args.output) as file:
             lines = course_lines(ids, predicted, task) if args.format == "course" else jsonl_lines(ids, predicted)

@@ -47,7 +47,7 @@ def main() -> None:
         recipe = RecipeParser(DEFAULT_CONFIG, description=__doc__).parse_recipe(sys.argv[1:])
         args = recipe.training
         logging.basicConfig(level=logging.INFO if args.should_log else logging.ERROR, format="%(message)s")
-        output_dir = writable_folder(args.output_dir)
+        output_dir = writable_folder(str(args.output_dir))
         set_seed(args.seed)
         model = build_model(recipe)
         tokenizer = AutoTokenizer.from_pretrained(recipe.model.backbone)

@@ -33,15 +33,11 @@ class MultiTaskCollator(DataCollatorWithPadding):
 
         sequences: list[dict[str, Any]] = []
         for rows in by_task.values():
-            sequences += ({"input_ids": row["input_ids"], "token_type_ids": row.get("token_type_ids")} for row in rows)
-            sequences += (
-                {"input_ids": row["input_ids_2"], "token_type_ids": None} for row in rows if "input_ids_2" in row
-            )
-        has_types = any(sequence["token_type_ids"] for sequence in sequences)
-        for sequence in sequences:
-            types = sequence.pop("token_type_ids")
-            if has_types:
-                sequence["token_type_ids"] = types or [0] * len(sequence["input_ids"])
+            sequences += (_sequence(row, "input_ids", "token_type_ids") for row in rows)
+            sequences += (_sequence(row, "input_ids_2") for row in rows if "input_ids_2" in row)
+        if any("token_type_ids" in sequence for sequence in sequences):
+            for sequence in sequences:
+                sequence.setdefault("token_type_ids", [0] * len(sequence["input_ids"]))
 
         batch = dict(super().__call__(sequences))
         labels = {
@@ -54,3 +50,8 @@ class MultiTaskCollator(DataCollatorWithPadding):
 
     def _label_dtype(self, name: str) -> torch.dtype:
         return torch.float32 if self.task_configs[name].is_regression else torch.int64
+
+
+def _sequence(row: dict[str, Any], ids: str, types: str | None = None) -> dict[str, Any]:
+    """One input of the encoder, with its token types where the row has any."""
+    return {"input_ids": row[ids], **({"token_type_ids": row[types]} if types in row else {})}

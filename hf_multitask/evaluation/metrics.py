@@ -75,7 +75,9 @@ def score(task: TaskConfig, predicted: np.ndarray, labels: np.ndarray) -> Metric
         predicted: Class ids or scores, [B].
         labels: Class ids or scores, [B].
     """
-    modules = [PearsonCorrelation, RootMeanSquaredError] if task.is_regression else [Accuracy]
+    modules: list[type[evaluate.Metric]] = [Accuracy]
+    if task.is_regression:
+        modules = [PearsonCorrelation, RootMeanSquaredError]
     metrics: Metrics = {}
     for module in modules:
         metrics |= module(keep_in_memory=True).compute(predictions=predicted, references=labels)

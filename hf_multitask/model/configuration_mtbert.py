@@ -4,7 +4,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from huggingface_hub.dataclasses import strict
@@ -38,9 +38,10 @@ class TaskConfig:
         type: `single_label_classification` reads one text and picks one of `labels`; `pair_classification` reads
             two and does the same (two labels: one logit and binary cross-entropy, more: one logit each and
             cross-entropy); `pair_regression` reads two and gives a score within `score_range`.
-        labels: The names of the classes, in the order of their ids. Without names, give `num_labels`.
+        labels: The names of the classes, in the order of their ids; for classification. Without names, give
+            `num_labels`.
         num_labels: The number of classes, at least 2. A pair classification has 2 unless told otherwise.
-        score_range: `[lowest, highest]` score of a regression.
+        score_range: `[lowest, highest]` score, for regression; [0, 5] unless told otherwise.
         pooling: Overrides the config's pooling for this task.
         pair_encoding: `bi` encodes the two texts apart, as the paper does; `cross` encodes them as one input, so
             that each attends to the other (slower where many pairs share texts, and more accurate).
@@ -56,9 +57,9 @@ class TaskConfig:
     """
 
     type: TaskType
-    labels: list[str] | None = None
-    num_labels: int | None = None
-    score_range: list[float] | None = None
+    labels: list[str] = field(default_factory=list)
+    num_labels: int = 0
+    score_range: list[float] = field(default_factory=list)
     pooling: Pooling | None = None
     pair_encoding: PairEncoding = "bi"
     pair_features: PairFeatures = "u,v"
@@ -82,24 +83,22 @@ class TaskConfig:
             self._check_labels()
 
     def _check_labels(self) -> None:
-        if self.score_range is not None:
+        if self.score_range:
             raise ValueError(f"score_range is for pair_regression, not for {self.type}.")
-        if self.labels is None:
-            count = self.num_labels or (2 if self.is_pair else None)
-            if count is None:
-                raise ValueError(f"{self.type} needs labels (a list of names) or num_labels.")
-            self.labels = [str(i) for i in range(count)]
-        self.labels = [str(label) for label in self.labels]
+        names = self.labels or range(self.num_labels or (2 if self.is_pair else 0))
+        if not names:
+            raise ValueError(f"{self.type} needs labels (a list of names) or num_labels.")
+        self.labels = [str(name) for name in names]
         if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
             raise ValueError(f"labels {self.labels!r} must be at least two different names.")
-        if self.num_labels not in (None, len(self.labels)):
+        if self.num_labels not in (0, None, len(self.labels)):
             raise ValueError(f"num_labels is {self.num_labels}, but labels has {len(self.labels)} names.")
         self.num_labels = len(self.labels)
 
     def _check_score_range(self) -> None:
-        if self.labels is not None or self.num_labels is not None:
+        if self.labels or self.num_labels:
             raise ValueError("labels and num_labels are for classification; pair_regression has a score_range.")
-        bounds = [0.0, 5.0] if self.score_range is None else list(self.score_range)
+        bounds = list(self.score_range or [0.0, 5.0])
         if len(bounds) != 2 or not all(map(_is_number, bounds)) or not bounds[0] < bounds[1] < math.inf:
             raise ValueError(f"score_range {self.score_range!r} must be two numbers, the lower first.")
         self.score_range = [float(bound) for bound in bounds]
@@ -196,9 +195,9 @@ class MultiTaskBertConfig(PreTrainedConfig):
     # The evaluation loop gathers what is left: the logits of each task.
     keys_to_ignore_at_inference = ["losses", "embeddings", "hidden_states", "attentions"]
 
-    encoder_config: PreTrainedConfig | dict | None = None
+    encoder_config: Any = None
     pooling: str = "mean"
-    tasks: dict | list | None = None
+    tasks: Any = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.pooling not in _CHOICES["pooling"]:
@@ -207,7 +206,7 @@ class MultiTaskBertConfig(PreTrainedConfig):
         for name, task in _entries(self.tasks):
             if not isinstance(name, str) or not _TASK_NAME.fullmatch(name):
                 raise ValueError(
-                    f"task name {name!r} must start with a letter and hold only letters, digits, '_' and '-' (64 at most)."
+                    f"task name {name!r} must be a letter and then letters, digits, '_' or '-', 64 at most."
                 )
             if hasattr(nn.ModuleDict, name):
                 raise ValueError(f"task name {name!r} is a word that torch needs for itself; choose another.")
@@ -242,7 +241,7 @@ class MultiTaskBertConfig(PreTrainedConfig):
         """The configuration as plain values, as `config.json` holds them; unset fields of tasks are left out."""
         output = super().to_dict()
         output["tasks"] = [
-            {"name": name} | {key: value for key, value in asdict(task).items() if value is not None}
+            {"name": name} | {key: value for key, value in asdict(task).items() if value not in (None, [])}
             for name, task in self.tasks.items()
         ]
         return output

@@ -88,9 +88,7 @@ def task_loss(task: TaskConfig, logits: Tensor, labels: Tensor) -> Tensor:
         ValueError: Rows of logits and labels differ in number (a broadcast would hide it).
     """
     if labels.shape != logits.shape[:1]:
-        raise ValueError(
-            f"{tuple(logits.shape)} logits need labels of shape ({logits.shape[0]},), not {tuple(labels.shape)}."
-        )
+        raise ValueError(f"logits {tuple(logits.shape)} need labels [{logits.shape[0]}], not {tuple(labels.shape)}.")
     logits = logits.float()
     if task.is_regression:
         return F.mse_loss(logits, labels.float())

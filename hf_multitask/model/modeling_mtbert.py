@@ -133,7 +133,7 @@ class MultiTaskBertModel(PreTrainedModel):
         head uses for a single row sum in another order when their operand is not aligned as torch's own
         allocations are, so the heads' weights, which are small, are moved to memory of their own.
         """
-        loaded = super().from_pretrained(*args, **kwargs)
+        loaded: Any = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if kwargs.get("output_loading_info") else loaded
         for parameter in model.heads.parameters():
             if parameter.device.type == "cpu" and parameter.data_ptr() % _ALIGNMENT:
@@ -192,22 +192,20 @@ class MultiTaskBertModel(PreTrainedModel):
             attention_mask = hidden.new_ones(hidden.shape[:2], dtype=torch.long)
         extra = {"hidden_states": encoded.get("hidden_states"), "attentions": encoded.get("attentions")}
 
-        if task is None and tasks is None:
-            pooled = pool(hidden, attention_mask, self.config.pooling)
-            return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled, **extra)
-        if tasks is None:
-            tasks = {task: hidden.shape[0] // self._task(task).sequences_per_row}
-            labels = {task: labels} if labels is not None else None
-        output = self._apply_heads(hidden, attention_mask, tasks, labels)
+        if tasks is not None:
+            return MultiTaskOutput(**self._apply_heads(hidden, attention_mask, tasks, labels), **extra)
         if task is not None:
-            return TaskOutput(output.loss, output.logits[task], output.embeddings, **extra)
-        output.hidden_states, output.attentions = extra.values()
-        return output
+            rows = {task: hidden.shape[0] // self._task(task).sequences_per_row}
+            output = self._apply_heads(hidden, attention_mask, rows, None if labels is None else {task: labels})
+            return TaskOutput(output["loss"], output["logits"][task], output["embeddings"], **extra)
+        pooled = pool(hidden, attention_mask, self.config.pooling)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled, **extra)
 
-    def _apply_heads(
-        self, hidden: Tensor, mask: Tensor, tasks: Mapping[str, int], labels: Mapping[str, Tensor] | None
-    ) -> MultiTaskOutput:
-        losses, logits, embeddings = {}, {}, []
+    def _apply_heads(self, hidden: Tensor, mask: Tensor, tasks: Mapping[str, int], labels: Any) -> dict[str, Any]:
+        """What a [`MultiTaskOutput`] says of the heads."""
+        losses: dict[str, Tensor] = {}
+        logits: dict[str, Tensor] = {}
+        embeddings: list[Tensor] = []
         for name, rows, sequences in self._slices(tasks, hidden.shape[0]):
             pooled = pool(hidden[sequences], mask[sequences], self.config.pooling_of(name))
             embeddings.append(pooled)
@@ -215,7 +213,7 @@ class MultiTaskBertModel(PreTrainedModel):
             if labels is not None:
                 losses[name] = task_loss(self.config.tasks[name], logits[name], labels[name])
         loss = sum(self.config.tasks[name].weight * value for name, value in losses.items()) if losses else None
-        return MultiTaskOutput(loss=loss, losses=losses or None, logits=logits, embeddings=torch.cat(embeddings))
+        return {"loss": loss, "losses": losses or None, "logits": logits, "embeddings": torch.cat(embeddings)}
 
     def _slices(self, tasks: Mapping[str, int], total: int) -> Iterator[tuple[str, int, slice]]:
         """Each task's name, rows and place among the sequences."""
@@ -242,8 +240,8 @@ _HUB_KEYS = ("revision", "token", "cache_dir", "subfolder", "local_files_only", 
 
 def _without_pooler(encoder_config: PreTrainedConfig) -> dict[str, bool]:
     """The argument that leaves out the pooler's layer, which nothing here reads, where the encoder has one."""
-    model_class = AutoModel._model_mapping.get(type(encoder_config), None)
-    takes_it = model_class is not None and "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    model_class: Any = AutoModel._model_mapping.get(type(encoder_config), None)
+    takes_it = model_class is not None and "add_pooling_layer" in inspect.signature(model_class).parameters
     return {"add_pooling_layer": False} if takes_it else {}
 
 

@@ -220,7 +220,7 @@ class MultiTaskTrainer(Trainer):
                 logs[f"loss_{name}"] = self.accelerator.gather(mean).mean().item()
             self._loss_sums, self._loss_counts = {}, defaultdict(int)
             if self.args.head_learning_rate is not None:
-                logs["head_learning_rate"] = self.lr_scheduler.get_last_lr()[-1]
+                logs["head_learning_rate"] = float(self.lr_scheduler.get_last_lr()[-1])
         super().log(logs, start_time)
 
     # ---- Evaluation ----
@@ -266,7 +266,7 @@ class MultiTaskTrainer(Trainer):
             predictions={name: output.predictions[name] for name, output in outputs.items() if output.predictions},
             label_ids={name: output.label_ids[name] for name, output in outputs.items() if output.label_ids},
             metrics=metrics,
-            num_samples=sum(output.num_samples for output in outputs.values()),
+            num_samples=sum(output.num_samples or 0 for output in outputs.values()),
         )
 
     def _task_metrics(self, evaluated: EvalPrediction) -> dict[str, float]:

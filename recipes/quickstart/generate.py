@@ -99,9 +99,9 @@ PLAIN = {
     "positive": ("good", "pleasant", "enjoyable", "impressive", "delightful"),
 }
 STRONG = {
-    "negative": ("terrible", "awful", "dreadful", "horrible", "appalling", "miserable"),
+    "negative": ("terrible", "awful", "dreadful", "horrible", "appalling"),
     "neutral": ("average", "ordinary", "standard", "neither good nor bad", "neither impressive nor dull"),
-    "positive": ("wonderful", "superb", "excellent", "brilliant", "lovely", "splendid"),
+    "positive": ("wonderful", "superb", "excellent", "brilliant", "splendid"),
 }
 OPPOSITE = {"negative": "positive", "positive": "negative"}
 INTENSIFIERS = ("", "", "very ", "really ", "quite ", "extremely ")
@@ -161,7 +161,7 @@ def draw_similarity(rng: random.Random, validation: bool) -> tuple[str, str, flo
 
 def draw_judgement(rng: random.Random, aspect: str, verdict: str) -> tuple[str, str]:
     """Draw a clause with this verdict on the aspect; return it and its content, free of phrasing."""
-    if PLAIN[verdict] and rng.random() < 0.4:
+    if PLAIN[verdict] and rng.random() < 0.25:
         adjective = rng.choice(PLAIN[OPPOSITE[verdict]])
         return rng.choice(DENIALS).format(aspect, adjective), f"{aspect}: not {adjective}"
     adjective = rng.choice(PLAIN[verdict] + STRONG[verdict])
