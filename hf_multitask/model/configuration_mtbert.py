@@ -75,7 +75,7 @@ class TaskConfig:
                 raise ValueError(f"{name} {value!r} is unknown; {nearest(value, list(choices))}")
         if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
             raise ValueError(f"dropout {self.dropout!r} must be a number from 0 to below 1.")
-        if not _is_number(self.weight) or not 0 <= self.weight < math.inf:
+        if not _is_number(self.weight) or self.weight < 0:
             raise ValueError(f"weight {self.weight!r} must be a finite number of at least 0.")
         if self.is_regression:
             self._check_score_range()
@@ -99,7 +99,7 @@ class TaskConfig:
         if self.labels or self.num_labels:
             raise ValueError("labels and num_labels are for classification; pair_regression has a score_range.")
         bounds = list(self.score_range or [0.0, 5.0])
-        if len(bounds) != 2 or not all(map(_is_number, bounds)) or not bounds[0] < bounds[1] < math.inf:
+        if len(bounds) != 2 or not all(map(_is_number, bounds)) or not bounds[0] < bounds[1]:
             raise ValueError(f"score_range {self.score_range!r} must be two numbers, the lower first.")
         self.score_range = [float(bound) for bound in bounds]
 
@@ -152,7 +152,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _entries(tasks: Any) -> Iterator[tuple[Any, Any]]:

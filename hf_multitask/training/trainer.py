@@ -107,13 +107,16 @@ class MultiTaskTrainer(Trainer):
         )
 
     def _prepare_rows(self, argument: str, name: str, rows: Dataset) -> Dataset:
-        if "input_ids" in rows.column_names:
-            return rows
-        task, wanted = self._tasks[name], text_columns(self._tasks[name])
-        for column in wanted:
+        if len(rows) == 0:
+            raise ValueError(f"{argument}: task {name!r} has no rows.")
+        is_tokenized = "input_ids" in rows.column_names
+        wanted = [] if is_tokenized else text_columns(self._tasks[name])
+        for column in [*wanted, "label"] if argument == "train_dataset" else wanted:
             if column not in rows.column_names:
                 raise ValueError(f"{argument}: task {name!r} needs a column {column!r}; it has {rows.column_names}.")
-        columns = {column: column for column in [*wanted, "label"] if column in rows.column_names}
+        if is_tokenized:
+            return rows
+        task, columns = self._tasks[name], {name: name for name in [*wanted, "label"] if name in rows.column_names}
         rows, bad = check_rows(rows, task, columns)
         if bad:
             raise ValueError(f"{argument}: task {name!r} has {len(bad)} bad row(s), the first {bad[0]}")
@@ -124,8 +127,6 @@ class MultiTaskTrainer(Trainer):
     @property
     def schedule(self) -> Schedule:
         """What each batch of training holds."""
-        if "label" not in set.intersection(*(set(d.column_names) for d in self.train_dataset.datasets.values())):
-            raise ValueError("train_dataset: every task needs a column 'label'.")
         return RoundRobin(
             self.train_dataset.sizes,
             self._train_batch_size,

@@ -1,10 +1,7 @@
 """Generate the quickstart's data, and the configuration and tokenizer of its tiny BERT.
 
 Everything comes from a small grammar of our own and a seed, with the standard library only, so
-
-    python recipes/quickstart/generate.py
-
-recreates every file byte for byte on any machine:
+`python recipes/quickstart/generate.py` recreates every file byte for byte on any machine:
 
 - sentiment: one sentence -> `negative`, `neutral` or `positive`;
 - paraphrase: two sentences -> 1 when they state (or ask) the same thing in other words, else 0;
@@ -12,26 +9,22 @@ recreates every file byte for byte on any machine:
 - backbone: a small `BertConfig` and a lower-casing WordPiece vocabulary, without any weights.
 
 Both sentences of a pair describe a fact: who (agent) did what (action) to what (object), where (place)
-and when (time). Every value of a slot has two wordings and every fact fits several frames (active,
-passive, time first, ...), hence shared words alone do not tell what a pair means. A fact, or a review's
-combination of judgements, is held out by its content and not by its wording: whatever is in a validation
-file is in no training file, not even rephrased, and not even in another task's.
+and when (time). Every value of a slot has two wordings and every fact fits several frames, hence shared
+words alone do not tell what a pair means. A fact, or a review's combination of judgements, is held out by
+its content, not its wording: no training file has it, not even rephrased, and not even another task's.
 """
-
-from __future__ import annotations
 
 import argparse
 import csv
 import json
-import random
 import re
 import string
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 # --- Pairs: a fact's slots, and the frames that put it in words ---
-
 # Eight values per slot, each in two wordings; an action's wording is its base, past and participle.
 SLOT_VALUES = {
     "agent": "doctor/medic, teacher/tutor, boy/lad, lawyer/attorney, cook/chef, thief/robber,"
@@ -40,7 +33,7 @@ SLOT_VALUES = {
     " hide hid hidden/conceal concealed concealed, find found found/spot spotted spotted,"
     " draw drew drawn/sketch sketched sketched, break broke broken/smash smashed smashed,"
     " choose chose chosen/select selected selected, lift lifted lifted/raise raised raised",
-    "object": "bicycle/bike, sofa/couch, rug/carpet, lamp/lantern, cup/mug, bag/sack, stone/rock, present/gift",
+    "object": "bicycle/bike, sofa/couch, rug/carpet, bucket/pail, cup/mug, bag/sack, stone/rock, coat/jacket",
     "place": "in the garden/in the yard, in the shop/in the store, in the cellar/in the basement,"
     " in the forest/in the woods, at the market/at the bazaar, at the harbour/at the port,"
     " at the hotel/at the inn, at the hospital/at the clinic",
@@ -66,26 +59,18 @@ QUESTIONS = (
 # who and what were involved, then the circumstances.
 SIMILARITY_POINTS = {"agent": 1.2, "action": 1.4, "object": 1.2, "place": 0.7, "time": 0.5}
 
-# --- Reviews: what is judged, and the judging words ---
-
-# Each topic's aspects, and facts about it that judge nothing.
-TOPICS = {
-    "film": (
-        "plot, acting, ending, music, camera work, opening scene",
-        "was shot in {country}, came out in {year}, lasts {number} minutes, has {number} actors",
-    ),
-    "book": (
-        "story, style, last chapter, main character, cover, dialogue",
-        "is set in {country}, was printed in {year}, has {number} chapters, weighs {number} grams",
-    ),
-    "hotel": (
-        "room, breakfast, view, service, pool, bed",
-        "is in {country}, was built in {year}, has {number} rooms, is {number} miles from the sea",
-    ),
-    "dinner": (
-        "soup, dessert, wine, sauce, salad, bread",
-        "was held in {country}, took place in {year}, cost {number} pounds, was for {number} people",
-    ),
+# --- Reviews: what is judged, facts that judge nothing, and the judging words ---
+ASPECTS = {
+    "film": "plot, acting, ending, music, camera work, opening scene",
+    "book": "story, style, last chapter, main character, cover, dialogue",
+    "hotel": "room, breakfast, view, service, pool, bed",
+    "dinner": "soup, dessert, wine, sauce, salad, bread",
+}
+FACTS = {
+    "film": "was shot in {country}, came out in {year}, lasts {number} minutes, has {number} actors",
+    "book": "is set in {country}, was printed in {year}, has {number} chapters, weighs {number} grams",
+    "hotel": "is in {country}, was built in {year}, has {number} rooms, is {number} miles from the sea",
+    "dinner": "was held in {country}, took place in {year}, cost {number} pounds, was for {number} people",
 }
 FILLERS = {
     "country": ("France", "Japan", "Brazil", "Kenya", "Norway", "India", "Canada", "Greece"),
@@ -115,14 +100,11 @@ def held_out(*content: object) -> bool:
     return zlib.crc32(repr(content).encode()) % 8 == 0
 
 
-def draw_pair(
-    rng: random.Random, frames: tuple[str, ...], changes: int, validation: bool
-) -> tuple[str, str, list[str]]:
+def draw_pair(rng: Random, frames: tuple[str, ...], changes: int, validation: bool) -> tuple[str, str, list[str]]:
     """Draw two sentences whose facts differ in `changes` slots; return them and the slots in common.
 
-    Half of the pairs, whatever their facts, keep frame and wording except in one slot that differs (in
-    meaning or only in wording), so a pair that shares nearly all its words may mean the same or not, and
-    so may a pair that shares few.
+    Half of the pairs, whatever their facts, keep the frame and all slots' wordings but one, so a pair
+    that shares nearly all its words may mean the same or not, and so may a pair that shares few.
     """
 
     def express(fact: list[int], wording: list[int], frame: str) -> str:
@@ -145,21 +127,21 @@ def draw_pair(
             return first, second, [slot for i, slot in enumerate(SLOTS) if i not in changed]
 
 
-def draw_paraphrase(rng: random.Random, validation: bool) -> tuple[str, str, int]:
+def draw_paraphrase(rng: Random, validation: bool) -> tuple[str, str, int]:
     """Draw a pair of statements or of questions, and whether all slots are equal (two pairs in five)."""
     changes = rng.choices(range(6), weights=(40, 25, 15, 10, 5, 5))[0]
     first, second, common = draw_pair(rng, rng.choice((STATEMENTS, QUESTIONS)), changes, validation)
     return first, second, int(len(common) == len(SLOTS))
 
 
-def draw_similarity(rng: random.Random, validation: bool) -> tuple[str, str, float]:
+def draw_similarity(rng: Random, validation: bool) -> tuple[str, str, float]:
     """Draw a pair of statements, and 5 times the weighted share of equal slots, synonyms being equal."""
     changes = rng.choices(range(6), weights=(5, 6, 6, 4, 2, 1))[0]
     first, second, common = draw_pair(rng, STATEMENTS, changes, validation)
     return first, second, round(sum((SIMILARITY_POINTS[slot] for slot in common), 0.0), 1)
 
 
-def draw_judgement(rng: random.Random, aspect: str, verdict: str) -> tuple[str, str]:
+def draw_judgement(rng: Random, aspect: str, verdict: str) -> tuple[str, str]:
     """Draw a clause with this verdict on the aspect; return it and its content, free of phrasing."""
     if PLAIN[verdict] and rng.random() < 0.25:
         adjective = rng.choice(PLAIN[OPPOSITE[verdict]])
@@ -169,7 +151,7 @@ def draw_judgement(rng: random.Random, aspect: str, verdict: str) -> tuple[str, 
     return rng.choice(ASSERTIONS).format(aspect, intensifier + adjective), f"{aspect}: {adjective}"
 
 
-def draw_sentiment(rng: random.Random, validation: bool) -> tuple[str, str]:
+def draw_sentiment(rng: Random, validation: bool) -> tuple[str, str]:
     """Draw a review of one or two clauses, and its verdict.
 
     The main clause decides: the one after "but", or the one that "although" or "though" does not
@@ -178,12 +160,12 @@ def draw_sentiment(rng: random.Random, validation: bool) -> tuple[str, str]:
     """
     while True:
         verdict = rng.choices(("negative", "neutral", "positive"), weights=(35, 28, 37))[0]
-        topic, (aspects, facts) = rng.choice(list(TOPICS.items()))
-        aspect, other_aspect = rng.sample(aspects.split(", "), 2)
+        topic = rng.choice(list(ASPECTS))
+        aspect, other_aspect = rng.sample(ASPECTS[topic].split(", "), 2)
         fillers = {name: rng.choice(values) for name, values in FILLERS.items()}
-        fact, other_fact = rng.sample(facts.format(**fillers).split(", "), 2)
+        fact, other_fact = rng.sample(FACTS[topic].format(**fillers).split(", "), 2)
         main, judgement = draw_judgement(rng, aspect, verdict)
-        kind = rng.choice(("judgement", "fact and judgement", "two alike", "two alike"))
+        kind = rng.choice(("judgement", "fact and judgement", "two", "two"))
         if kind == "judgement":
             sentence, content = f"{main}.", [judgement]
         elif kind == "fact and judgement":
@@ -200,14 +182,14 @@ def draw_sentiment(rng: random.Random, validation: bool) -> tuple[str, str]:
 
 
 # --- Files ---
-
+Draw = Callable[[Random, bool], tuple]
 # For each task its columns (the texts, then the label), what draws a row, and its number of training rows.
-TASKS: dict[str, tuple[tuple[str, ...], Callable[[random.Random, bool], tuple], int]] = {
+TASKS: dict[str, tuple[tuple[str, ...], Draw, int]] = {
     "sentiment": (("sentence", "sentiment"), draw_sentiment, 1500),
     "paraphrase": (("sentence1", "sentence2", "is_duplicate"), draw_paraphrase, 3000),
     "similarity": (("sentence1", "sentence2", "similarity"), draw_similarity, 1500),
 }
-VALIDATION_ROWS = 300
+VALIDATION_ROWS = 300  # for each task
 # Without dropout: a model this small, trained this shortly, has more to learn than to unlearn.
 BACKBONE = {
     "model_type": "bert",
@@ -222,49 +204,43 @@ BACKBONE = {
 TOKENIZER = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 64}
 
 
-def draw_rows(task: str, split: str, seed: int) -> list[tuple]:
+def draw_rows(draw: Draw, size: int, rng: Random, validation: bool) -> list[tuple]:
     """Draw the rows of a file, no two with the same text (in either order)."""
-    _, draw, size = TASKS[task]
-    rng = random.Random(f"{task}-{split}-{seed}")
     rows: dict[frozenset[str], tuple] = {}
-    while len(rows) < (size if split == "train" else VALIDATION_ROWS):
-        *texts, label = draw(rng, split == "validation")
+    while len(rows) < size:
+        *texts, label = draw(rng, validation)
         rows.setdefault(frozenset(texts), (*(text[0].upper() + text[1:] for text in texts), label))
     return list(rows.values())
 
 
-def write_backbone(directory: Path, texts: Iterable[str]) -> None:
+def write_backbone(directory: Path, texts: list[str]) -> None:
     """Write the files from which `AutoConfig` and `AutoTokenizer` load the tiny BERT.
 
     The vocabulary has every word of the texts; its single characters spell out any other English word.
     """
     letters = string.ascii_lowercase + string.digits
-    words = {word for text in texts for word in re.findall(r"\w+", text.lower())} - set(letters)
+    words = set(re.findall(r"\w+", " ".join(texts).lower())) - set(letters)
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.punctuation, *letters]
     vocabulary += [f"##{letter}" for letter in letters] + sorted(words)
-    files = {
-        "vocab.txt": "\n".join(vocabulary),
-        "config.json": json.dumps({**BACKBONE, "vocab_size": len(vocabulary)}, indent=2),
-        "tokenizer_config.json": json.dumps(TOKENIZER, indent=2),
-    }
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (directory / name).write_bytes(f"{content}\n".encode("ascii"))
+    config = {**BACKBONE, "vocab_size": len(vocabulary)}
+    (directory / "vocab.txt").write_text("\n".join(vocabulary) + "\n", newline="\n")
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", newline="\n")
+    (directory / "tokenizer_config.json").write_text(json.dumps(TOKENIZER, indent=2) + "\n", newline="\n")
 
 
 def write_all(output_dir: str | Path, seed: int = 13) -> None:
     """Write the six CSV files and `backbone/` into a directory; the same seed always gives the same bytes."""
-    directory = Path(output_dir)
-    directory.mkdir(parents=True, exist_ok=True)
+    backbone = Path(output_dir) / "backbone"
+    backbone.mkdir(parents=True, exist_ok=True)
     train_texts: list[str] = []
-    for task, (columns, _, _) in TASKS.items():
-        for split in ("train", "validation"):
-            rows = draw_rows(task, split, seed)
-            with open(directory / f"{task}-{split}.csv", "w", encoding="ascii", newline="") as file:
+    for task, (columns, draw, train_rows) in TASKS.items():
+        for split, size in (("train", train_rows), ("validation", VALIDATION_ROWS)):
+            rows = draw_rows(draw, size, Random(f"{task}-{split}-{seed}"), validation=split == "validation")
+            with open(Path(output_dir) / f"{task}-{split}.csv", "w", encoding="ascii", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows([columns, *rows])
             if split == "train":
                 train_texts += [text for row in rows for text in row[:-1]]
-    write_backbone(directory / "backbone", train_texts)
+    write_backbone(backbone, train_texts)
 
 
 if __name__ == "__main__":

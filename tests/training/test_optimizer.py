@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+from hf_multitask.training.optimizer import separate_heads
+from tests.conftest import tiny_model
+
+
+def groups_of(model: torch.nn.Module) -> list[dict]:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": 0.01, "lr": 1e-5},
+        {"params": [p for p in trained if p.dim() == 1], "weight_decay": 0.0, "lr": 1e-5},
+    ]
+
+
+def test_every_parameter_is_in_one_group_with_the_settings_of_its_part() -> None:
+    model = tiny_model()
+    groups = separate_heads(groups_of(model), model, learning_rate=1e-3, weight_decay=0.1)
+    settings = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters())) == len(settings)
+    for name, parameter in model.named_parameters():
+        is_head, decays = name.startswith("heads."), parameter.dim() > 1
+        expected = (1e-3 if is_head else 1e-5, (0.1 if is_head else 0.01) if decays else 0.0)
+        assert settings[id(parameter)] == expected, name
+
+
+def test_without_settings_of_their_own_heads_keep_the_backbones() -> None:
+    model = tiny_model()
+    groups = separate_heads(groups_of(model), model, learning_rate=None, weight_decay=None)
+    assert {(group["lr"], group["weight_decay"]) for group in groups} == {(1e-5, 0.01), (1e-5, 0.0)}
+
+
+def test_a_frozen_backbone_leaves_no_empty_group() -> None:
+    model = tiny_model()
+    model.freeze_backbone()
+    groups = separate_heads(groups_of(model), model, learning_rate=1e-3, weight_decay=None)
+    assert [group["lr"] for group in groups] == [1e-3, 1e-3]
+    assert all(group["params"] for group in groups)
+
+
+def test_a_wrapped_model_is_understood() -> None:
+    model = tiny_model()
+    wrapped = torch.nn.Sequential(model)
+    groups = separate_heads(groups_of(wrapped), wrapped, learning_rate=1e-3, weight_decay=None)
+    assert sum(p.numel() for group in groups if group["lr"] == 1e-3 for p in group["params"]) == sum(
+        p.numel() for p in model.heads.parameters()
+    )
+
+
+@pytest.mark.parametrize("value", [0.0])
+def test_a_learning_rate_of_zero_is_a_setting(value: float) -> None:
+    model = tiny_model()
+    groups = separate_heads(groups_of(model), model, learning_rate=value, weight_decay=value)
+    assert [group["lr"] for group in groups] == [1e-5, 1e-5, 0.0, 0.0]
