@@ -43,9 +43,9 @@ def main() -> None:
         splits = list(dict.fromkeys(["train", split]))
         max_length = min(recipe.data.max_length or longest, longest)
         rows = prepare(tasks, recipe.sources, splits, tokenizer, max_length, recipe.data.on_bad_rows).rows
-        trainer = MultiTaskTrainer(model, recipe.training, processing_class=tokenizer)
+        trainer = MultiTaskTrainer(model, recipe.training, eval_dataset=rows[split], processing_class=tokenizer)
 
-    metrics = trainer.evaluate(rows[split])
+    metrics = trainer.evaluate()
     trivial = {
         name: trivial_score(tasks[name], rows["train"][name]["label"], rows[split][name]["label"]) for name in tasks
     }

@@ -15,26 +15,44 @@ from pathlib import Path
 # Python puts a script's folder first on its path, where evaluate.py would hide the library of that name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from transformers import AutoConfig, AutoTokenizer, set_seed
+from transformers import AutoTokenizer, set_seed
 
 from hf_multitask import MultiTaskBertConfig, MultiTaskBertModel, MultiTaskTrainer
 from hf_multitask.data.preparation import prepare
 from hf_multitask.data.tokenization import longest_input
 from hf_multitask.evaluation.metrics import trivial_score
 from hf_multitask.evaluation.summary import results_table
+from hf_multitask.hub.card import build_card
 from hf_multitask.recipe import Recipe, RecipeParser, refusals, writable_folder
 
 DEFAULT_CONFIG = Path(__file__).parent / "quickstart.yaml"
+CARD_TEMPLATE = Path(__file__).parents[1] / "model_card.md"
+REPORTED_HYPERPARAMETERS = (
+    "learning_rate",
+    "head_learning_rate",
+    "weight_decay",
+    "head_weight_decay",
+    "optim",
+    "lr_scheduler_type",
+    "max_grad_norm",
+    "schedule",
+    "epoch_length",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "world_size",
+    "num_train_epochs",
+    "max_steps",
+    "bf16",
+    "fp16",
+    "seed",
+)
 
 
 def build_model(recipe: Recipe) -> MultiTaskBertModel:
     """A model with the recipe's tasks, on a pretrained encoder or on a new one."""
     backbone, pooling = recipe.model.backbone, recipe.model.pooling
     if recipe.model.from_scratch:
-        encoder_config = AutoConfig.from_pretrained(backbone)
-        model = MultiTaskBertModel(
-            MultiTaskBertConfig(encoder_config=encoder_config, tasks=recipe.tasks, pooling=pooling)
-        )
+        model = MultiTaskBertModel(MultiTaskBertConfig.from_backbone(backbone, tasks=recipe.tasks, pooling=pooling))
     else:
         model = MultiTaskBertModel.from_backbone(backbone, tasks=recipe.tasks, pooling=pooling)
     if recipe.model.freeze_backbone:
@@ -75,7 +93,19 @@ def main() -> None:
             split: {name: asdict(entry) for name, entry in tasks.items()} for split, tasks in data.reports.items()
         }
         (output_dir / "data_report.json").write_text(json.dumps(report, indent=2))
-        print(f"\n{results_table(recipe.tasks, metrics, trivial)}\n\nSaved to {output_dir}.")
+        table = results_table(recipe.tasks, metrics, trivial)
+        card = build_card(
+            CARD_TEMPLATE,
+            name=output_dir.name,
+            backbone=f"{Path(recipe.model.backbone).name}{' (new weights)' if recipe.model.from_scratch else ''}",
+            config=model.config,
+            metrics=metrics,
+            table=table,
+            reports=data.reports,
+            hyperparameters={key: getattr(args, key) for key in REPORTED_HYPERPARAMETERS},
+        )
+        card.save(output_dir / "README.md")
+        print(f"\n{table}\n\nSaved to {output_dir}.")
     trainer.end()
 
 

@@ -33,7 +33,7 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 TASKS: dict[str, dict[str, Any]] = {
     "sst": {"type": "single_label_classification", "num_labels": 5},
     "quora": {"type": "pair_classification", "pair_features": "u,v,|u-v|"},
-    "sts": {"type": "pair_regression", "score_activation": "linear"},
+    "sts": {"type": "pair_regression", "score_activation": "leaky_relu"},
 }
 
 

@@ -3,7 +3,7 @@
 import difflib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -17,10 +17,14 @@ Pooling = Literal["cls", "mean", "max"]
 PairEncoding = Literal["bi", "cross"]
 PairFeatures = Literal["u,v", "u,v,|u-v|", "u,v,u*v", "u,v,|u-v|,u*v"]
 Projection = Literal["shared", "separate"]
-ScoreActivation = Literal["relu", "linear"]
+ScoreActivation = Literal["relu", "leaky_relu"]
 
 # A task's name becomes a module name, a metric's key and a file's name.
 _TASK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+
+# What of `from_pretrained` says where a checkpoint is, rather than how to load it.
+_HUB_KEYS = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download", "trust_remote_code")
 
 
 def nearest(word: str, known: list[str]) -> str:
@@ -47,8 +51,8 @@ class TaskConfig:
             that each attends to the other (slower where many pairs share texts, and more accurate).
         pair_features: What a `bi` pair classification reads of the two embeddings u and v.
         projection: Whether the two sides of a `bi` regression share one hidden layer.
-        score_activation: How a `bi` regression maps the cosine to [0, 1]: `relu` is the paper's (no gradient
-            where the cosine is negative), `linear` is (1 + cosine) / 2, whose gradient never dies.
+        score_activation: How a `bi` regression maps the cosine to [0, 1]: `relu` is the paper's, with no gradient
+            where the cosine is negative; `leaky_relu` has one tenth of it there in training, and predicts alike.
         dropout: Probability, before the first layer of a head. The paper's cosine head has none and ignores it.
         weight: λ of the task in the sum of the losses (section 4.2).
 
@@ -222,6 +226,31 @@ class MultiTaskBertConfig(PreTrainedConfig):
             raise ValueError(
                 f"the backbone must be an encoder; {self.encoder_config.model_type!r} is an encoder-decoder."
             )
+
+    @classmethod
+    def from_backbone(
+        cls, name_or_path: str, *, tasks: Mapping[str, Any], pooling: str = "mean", **kwargs: Any
+    ) -> "MultiTaskBertConfig":
+        """The configuration of a model on a pretrained encoder's configuration.
+
+        Args:
+            name_or_path: A model id on the Hub, or a folder.
+            tasks: The table of tasks, by name.
+            pooling: `mean`, `cls` or `max`.
+            kwargs: Those that say where the model is are passed on: `revision`, `token`, `subfolder`, ...
+
+        Raises:
+            OSError: There is no such model.
+            ValueError: As for the class.
+        """
+        try:
+            hub = {key: kwargs[key] for key in _HUB_KEYS if key in kwargs}
+            encoder_config = AutoConfig.from_pretrained(name_or_path, **hub)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split(".")[0].split())
+            what = f"backbone {str(name_or_path)!r} is neither a folder with a model nor a model on the Hub"
+            raise OSError(f"{what}: {reason}.") from error
+        return cls(encoder_config=encoder_config, tasks=dict(tasks), pooling=pooling)
 
     @property
     def hidden_size(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 
 from .configuration_mtbert import MultiTaskBertConfig, TaskConfig, nearest
@@ -67,6 +67,7 @@ class MultiTaskBertModel(PreTrainedModel):
         ... )  # doctest: +SKIP
     """
 
+    config: MultiTaskBertConfig
     config_class = MultiTaskBertConfig
     base_model_prefix = "backbone"
     # Encoders are built without a pooler, and many checkpoints have one.
@@ -110,18 +111,10 @@ class MultiTaskBertModel(PreTrainedModel):
             ValueError: A task or pooling that is not valid, or a model that is not an encoder.
             OSError: There is no such model.
         """
-        try:
-            encoder_config = AutoConfig.from_pretrained(
-                name_or_path, **{key: kwargs[key] for key in _HUB_KEYS if key in kwargs}
-            )
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise OSError(
-                f"backbone {name_or_path!r} is neither a folder with a model nor a model on the Hub: {reason}"
-            ) from error
         # Built first: a mistake in the tasks is reported before weights are fetched.
-        config = MultiTaskBertConfig(encoder_config=encoder_config, tasks=dict(tasks), pooling=pooling)
-        backbone = AutoModel.from_pretrained(name_or_path, dtype=dtype, **_without_pooler(encoder_config), **kwargs)
+        config = MultiTaskBertConfig.from_backbone(name_or_path, tasks=tasks, pooling=pooling, **kwargs)
+        without_pooler = _without_pooler(config.encoder_config)
+        backbone = AutoModel.from_pretrained(name_or_path, dtype=dtype, **without_pooler, **kwargs)
         config.encoder_config = backbone.config
         return cls(config, backbone=backbone).to(backbone.dtype)
 
@@ -233,9 +226,6 @@ class MultiTaskBertModel(PreTrainedModel):
 
 # Of torch's allocations on a CPU, in bytes.
 _ALIGNMENT = 64
-
-# What of `from_pretrained` says where a checkpoint is, rather than how to load it.
-_HUB_KEYS = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download", "trust_remote_code")
 
 
 def _without_pooler(encoder_config: PreTrainedConfig) -> dict[str, bool]:

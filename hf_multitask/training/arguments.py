@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from transformers import TrainingArguments
 
 
@@ -46,6 +47,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # Without a device to copy to, torch warns at every loader that pinning does nothing.
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor must be 0: the tasks' losses are their heads' own.")
         if self.train_sampling_strategy != "random":

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers import EvalPrediction, ProgressCallback, Trainer
 from transformers.trainer_utils import EvalLoopOutput, seed_worker
 
 from hf_multitask.data.collator import MultiTaskCollator
@@ -21,6 +21,7 @@ from hf_multitask.evaluation.metrics import final_score, predictions, score
 from hf_multitask.model.configuration_mtbert import nearest
 from hf_multitask.model.modeling_mtbert import MultiTaskBertModel
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
+from hf_multitask.training.callbacks import EpochSetter, TaskProgressCallback
 from hf_multitask.training.optimizer import separate_heads
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class MultiTaskTrainer(Trainer):
         self.processing_class = processing_class
         self._loss_sums: dict[str, torch.Tensor] = {}
         self._loss_counts: dict[str, int] = defaultdict(int)
-        self._sampler: StepBatchSampler | None = None
+        self._epoch_setter = EpochSetter()
         kwargs.setdefault("data_collator", MultiTaskCollator(processing_class, task_configs=self._tasks))
         kwargs.setdefault("compute_metrics", self._task_metrics)
         super().__init__(
@@ -83,7 +84,9 @@ class MultiTaskTrainer(Trainer):
         )
         if self.train_dataset is not None:
             self.schedule  # noqa: B018  (a mistake in the arguments is found before training)
-        self.add_callback(_EpochSetter(self))
+        self.add_callback(self._epoch_setter)
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(TaskProgressCallback)
 
     # ---- Data ----
 
@@ -139,12 +142,13 @@ class MultiTaskTrainer(Trainer):
         if self.train_dataset is None:
             raise ValueError("Trainer: training requires a train_dataset.")
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self._sampler = StepBatchSampler(self.schedule, self.train_dataset.sizes, seed)
+        sampler = StepBatchSampler(self.schedule, self.train_dataset.sizes, seed)
+        self._epoch_setter.sampler = sampler
         args = self.args
         return self.accelerator.prepare(
             DataLoader(
                 self.train_dataset,
-                batch_sampler=self._sampler,
+                batch_sampler=sampler,
                 collate_fn=self.data_collator,
                 num_workers=args.dataloader_num_workers,
                 pin_memory=args.dataloader_pin_memory,
@@ -289,17 +293,3 @@ class MultiTaskTrainer(Trainer):
             for name in names
         }
         return {f"{prefix}_final_score": final_score(by_task)} if all(by_task.values()) else {}
-
-
-class _EpochSetter(TrainerCallback):
-    """Tells the sampler the epoch.
-
-    With several processes, a run that is resumed in the middle of an epoch wraps the sampler so deeply that neither
-    Trainer nor accelerate reaches its `set_epoch`; the order of epoch 0 would come again.
-    """
-
-    def __init__(self, trainer: MultiTaskTrainer) -> None:
-        self._trainer = trainer
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._trainer._sampler.set_epoch(int(state.epoch or 0))

@@ -55,8 +55,7 @@ QUESTIONS = (
     "was the {object} {participle} by the {agent} {place} {time}?",
     "was it the {agent} who {past} the {object} {time} {place}?",
 )
-# What a slot in common adds to the similarity of two facts, 5.0 in all: what happened counts most, then
-# who and what were involved, then the circumstances.
+# What an equal slot adds to a pair's similarity, 5.0 in all: the action most, the circumstances least.
 SIMILARITY_POINTS = {"agent": 1.2, "action": 1.4, "object": 1.2, "place": 0.7, "time": 0.5}
 
 # --- Reviews: what is judged, facts that judge nothing, and the judging words ---
@@ -100,8 +99,8 @@ def held_out(*content: object) -> bool:
     return zlib.crc32(repr(content).encode()) % 8 == 0
 
 
-def draw_pair(rng: Random, frames: tuple[str, ...], changes: int, validation: bool) -> tuple[str, str, list[str]]:
-    """Draw two sentences whose facts differ in `changes` slots; return them and the slots in common.
+def draw_pair(rng: Random, frames: tuple[str, ...], changes: int, validation: bool) -> tuple[str, str, list]:
+    """Draw two sentences whose facts differ in `changes` slots; return them and the equal slots' names.
 
     Half of the pairs, whatever their facts, keep the frame and all slots' wordings but one, so a pair
     that shares nearly all its words may mean the same or not, and so may a pair that shares few.
@@ -154,9 +153,8 @@ def draw_judgement(rng: Random, aspect: str, verdict: str) -> tuple[str, str]:
 def draw_sentiment(rng: Random, validation: bool) -> tuple[str, str]:
     """Draw a review of one or two clauses, and its verdict.
 
-    The main clause decides: the one after "but", or the one that "although" or "though" does not
-    introduce. A bare fact decides nothing: it is neutral by itself and leaves the verdict to the
-    judgement it accompanies.
+    The main clause decides: the one after "but", or the one without "although" or "though". A bare fact
+    decides nothing: it is neutral alone and leaves the verdict to the judgement it accompanies.
     """
     while True:
         verdict = rng.choices(("negative", "neutral", "positive"), weights=(35, 28, 37))[0]
@@ -190,7 +188,7 @@ TASKS: dict[str, tuple[tuple[str, ...], Draw, int]] = {
     "similarity": (("sentence1", "sentence2", "similarity"), draw_similarity, 1500),
 }
 VALIDATION_ROWS = 300  # for each task
-# Without dropout: a model this small, trained this shortly, has more to learn than to unlearn.
+# Without dropout, which slows a model this small down, above all on the paraphrases.
 BACKBONE = {
     "model_type": "bert",
     "hidden_size": 128,

@@ -62,17 +62,18 @@ def naive_cosine(head: torch.nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("projection", ["shared", "separate"])
-@pytest.mark.parametrize("activation", ["relu", "linear"])
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
 def test_regression_maps_the_cosine_to_the_score_range(projection: str, activation: str) -> None:
     task = TaskConfig("pair_regression", projection=projection, score_activation=activation, score_range=[1, 3])
-    head = build_head(H, task)
+    head = build_head(H, task).eval()
+    torch.testing.assert_close(head(U, V), 1 + 2 * naive_cosine(head).clamp(min=0))
+    leak = 0.0 if activation == "relu" else 0.1
     cosine = naive_cosine(head)
-    expected = 1 + 2 * (cosine.clamp(min=0) if activation == "relu" else (1 + cosine) / 2)
-    torch.testing.assert_close(head(U, V), expected)
+    torch.testing.assert_close(head.train()(U, V), 1 + 2 * torch.where(cosine > 0, cosine, leak * cosine))
 
 
-@pytest.mark.parametrize(("activation", "learns"), [("relu", False), ("linear", True)])
-def test_only_the_linear_map_has_a_gradient_where_the_cosine_is_negative(activation: str, learns: bool) -> None:
+@pytest.mark.parametrize(("activation", "learns"), [("relu", False), ("leaky_relu", True)])
+def test_only_the_leaky_map_has_a_gradient_where_the_cosine_is_negative(activation: str, learns: bool) -> None:
     head = build_head(H, TaskConfig("pair_regression", score_activation=activation))
     torch.nn.init.eye_(head.dense_u.weight)
     torch.nn.init.zeros_(head.dense_u.bias)

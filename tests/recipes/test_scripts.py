@@ -1,0 +1,196 @@
+"""The scripts as a user runs them."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from hf_multitask import MultiTaskBertModel
+from hf_multitask.evaluation.metrics import score
+from hf_multitask.inference import predict
+from tests.recipes.conftest import ROOT
+
+TASKS = {"sentiment": "accuracy", "paraphrase": "accuracy", "similarity": "pearson"}
+QUICK = ("--max_steps", 30, "--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false")
+
+
+@pytest.fixture(scope="session")
+def trained(run_script: Callable, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """The quickstart's first thirty steps: the folder and the finished process."""
+    folder = tmp_path_factory.mktemp("runs") / "quickstart"
+    return folder, run_script("train.py", "--output_dir", folder, *QUICK)
+
+
+def test_training_saves_all_that_a_model_needs_and_prints_a_table(trained: tuple[Path, Any]) -> None:
+    folder, run = trained
+    assert run.returncode == 0, run.stderr[-2000:]
+    for task, metric in TASKS.items():
+        assert f"| {task} | {metric} |" in run.stdout
+    assert "majority class" in run.stdout
+    files = {path.name for path in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md", "all_results.json"} <= files
+    assert {"trainer_state.json", "data_report.json"} <= files
+    results = json.loads((folder / "all_results.json").read_text())
+    assert {f"eval_{task}_{metric}" for task, metric in TASKS.items()} | {"eval_final_score", "train_loss"} <= set(
+        results
+    )
+    report = json.loads((folder / "data_report.json").read_text())
+    assert report["train"]["paraphrase"]["rows"] == 3000
+    assert report["validation"]["paraphrase"]["also_in_train"] == 0
+
+
+def test_the_card_says_what_was_measured_and_its_code_runs(trained: tuple[Path, Any], capsys: Any) -> None:
+    folder, _ = trained
+    card = (folder / "README.md").read_text()
+    results = json.loads((folder / "all_results.json").read_text())
+    assert f"{results['eval_final_score']:.3f}" in card
+    assert "{{" not in card
+    assert str(folder.parent) not in card
+    code = card.split("```python\n")[1].split("```")[0].replace(f'"{folder.name}"', repr(str(folder)))
+    exec(code, {})
+    assert capsys.readouterr().out.count("tensor(") == 3
+
+
+def test_trainer_evaluate_script_and_a_loop_over_predict_agree(trained: tuple[Path, Any], run_script: Callable) -> None:
+    folder, _ = trained
+    in_training = json.loads((folder / "all_results.json").read_text())
+    script = run_script("evaluate.py", "--output_dir", folder)
+    assert script.returncode == 0, script.stderr[-2000:]
+    model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    for task, metric in TASKS.items():
+        file = ROOT / "recipes" / "quickstart" / f"{task}-validation.csv"
+        lines = [line.rsplit(",", 1) for line in file.read_text().splitlines()[1:]]
+        assert f"| {task} | {metric} | {in_training[f'eval_{task}_{metric}']:.3f} |" in script.stdout, lines[0]
+        assert by_hand(model, tokenizer, task, file)[metric] == pytest.approx(
+            in_training[f"eval_{task}_{metric}"], abs=1e-6
+        )
+
+
+def by_hand(model: MultiTaskBertModel, tokenizer: Any, task: str, file: Path) -> dict[str, float]:
+    """Predicts every row alone and scores the predictions."""
+    import csv
+
+    config = model.config.tasks[task]
+    with open(file, newline="") as handle:
+        rows = [list(row.values()) for row in csv.DictReader(handle)]
+    values, labels = [], []
+    for *texts, label in rows:
+        (prediction,) = predict(model, tokenizer, task, [tuple(texts) if config.is_pair else texts[0]])
+        values.append(prediction["score" if config.is_regression else "label_id"])
+        labels.append(
+            float(label) if config.is_regression else config.labels.index(label) if task == "sentiment" else int(label)
+        )
+    return score(config, values, labels)
+
+
+def test_predict_reads_a_file_and_writes_jsonl(trained: tuple[Path, Any], run_script: Callable, tmp_path: Path) -> None:
+    folder, _ = trained
+    source, target = ROOT / "recipes/quickstart/paraphrase-validation.csv", tmp_path / "out.jsonl"
+    run = run_script("predict.py", "--model", folder, "--task", "paraphrase", "--input", source, "--output", target)
+    assert run.returncode == 0, run.stderr[-2000:]
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [row["id"] for row in rows] == list(range(1, 301))
+    assert {row["label"] for row in rows} <= {"different", "same"}
+    assert all(0.5 <= row["score"] <= 1 for row in rows)
+
+
+def test_predict_reads_standard_input(trained: tuple[Path, Any], run_script: Callable) -> None:
+    folder, _ = trained
+    lines = '{"id": "x", "sentence": "The soup was not bad."}\n{"id": "y", "sentence": "The plot was dull."}\n'
+    run = run_script("predict.py", "--model", folder, "--task", "sentiment", stdin=lines)
+    assert [json.loads(line)["id"] for line in run.stdout.splitlines()] == ["x", "y"], run.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("task", "texts", "header", "value"),
+    [
+        ("sentiment", "a\tThe soup was bad.\n", "id \t Predicted_Sentiment ", int),
+        ("paraphrase", "a\tThe boy ran.\tThe lad ran.\n", "id \t Predicted_Is_Paraphrase ", int),
+        ("similarity", "a\tThe boy ran.\tThe lad ran.\n", "id \t Predicted_Similiary ", float),
+    ],
+)
+def test_predict_writes_the_courses_layout(
+    trained: tuple[Path, Any], run_script: Callable, tmp_path: Path, task: str, texts: str, header: str, value: type
+) -> None:
+    columns = "id\tsentence\n" if task == "sentiment" else "id\tsentence1\tsentence2\n"
+    (tmp_path / "in.csv").write_text(columns + texts)
+    run = run_script(
+        *("predict.py", "--model", trained[0], "--task", task, "--format", "course"),
+        *("--input", tmp_path / "in.csv", "--delimiter", "tab"),
+    )
+    lines = run.stdout.split("\n")
+    assert lines[0] == header, run.stderr[-2000:]
+    row_id, prediction = lines[1].split(" , ")
+    assert row_id == "a"
+    assert math.isfinite(value(prediction))
+
+
+def test_an_interrupted_run_is_resumed(run_script: Callable, tmp_path: Path) -> None:
+    save = ("--output_dir", tmp_path / "out", *QUICK[2:4], "--save_strategy", "steps", "--save_steps", 2, *QUICK[6:])
+    assert run_script("train.py", *save, "--max_steps", 2).returncode == 0
+    run = run_script("train.py", *save, "--max_steps", 4, "--resume_from_checkpoint", "true")
+    assert run.returncode == 0, run.stderr[-2000:]
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    assert state["global_step"] == 4
+
+
+BAD_ROW = "sentence,sentiment\na fine film,positive\n{}\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "flags", "message"),
+    [
+        ({"t.csv": "text,sentiment\na,positive\n"}, (), "has no column 'sentence'; did you mean 'sentiment'?"),
+        ({"t.csv": BAD_ROW.format("a film,7")}, (), "t.csv has 1 bad row(s): row 2: column 'sentiment' is '7'"),
+        ({"t.csv": BAD_ROW.format(" ,positive")}, (), "row 2: column 'sentence' is blank"),
+        ({"t.csv": BAD_ROW.format("a film,")}, (), "row 2: column 'sentiment' is empty"),
+        ({"t.csv": ""}, (), "t.csv is empty"),
+        ({}, (), "t.csv is not there"),
+        ({}, ("--tasks.sentiment.files.train", "."), "is a folder, not a file"),
+        ({}, ("--tasks.mood.pooling", "cls"), "task 'mood' is unknown"),
+        ({}, ("--poolin", "cls"), "unknown argument '--poolin'; did you mean '--pooling'?"),
+        ({}, ("--pooling", "meen"), "invalid choice: 'meen'"),
+        ({}, ("--tasks.sentiment.pooling", "meen"), "pooling 'meen' is unknown; did you mean 'mean'?"),
+        ({}, ("--backbone", "no/such"), "backbone 'no/such'"),
+        ({}, ("--backbone", "no/such", "--from_scratch", "false"), "backbone 'no/such'"),
+        ({}, ("--output_dir", "/dev/null/out"), "output_dir /dev/null/out cannot be written"),
+        ({}, ("--config", "no.yaml"), "recipe no.yaml is not there"),
+    ],
+)
+def test_bad_input_ends_before_training_with_one_sentence(
+    run_script: Callable, tmp_path: Path, files: dict[str, str], flags: tuple, message: str
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    train = ("--tasks.sentiment.files.train", tmp_path / "t.csv")
+    run = run_script("train.py", "--output_dir", tmp_path / "out", *train, *flags)
+    assert run.returncode == 2
+    assert message in run.stderr
+    assert "Traceback" not in run.stderr
+    assert run.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_a_nan_score_is_named(run_script: Callable, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("sentence1,sentence2,similarity\na,b,2.5\na,b,nan\n")
+    run = run_script("train.py", "--output_dir", tmp_path / "out", "--tasks.similarity.files.train", tmp_path / "t.csv")
+    assert run.returncode == 2
+    assert "t.csv has 1 bad row(s): row 2: column 'similarity' is 'nan', not a score from 0 to 5" in run.stderr
+
+
+def test_predicting_with_what_is_no_model_is_one_sentence(run_script: Callable, tmp_path: Path) -> None:
+    run = run_script("predict.py", "--model", tmp_path, "--task", "sentiment", stdin='{"sentence": "a"}')
+    assert run.returncode == 2
+    assert run.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in run.stderr
+
+
+def test_the_loaded_model_computes_what_the_trained_one_did(trained: tuple[Path, Any]) -> None:
+    model = AutoModel.from_pretrained(trained[0])
+    assert isinstance(model, MultiTaskBertModel)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
