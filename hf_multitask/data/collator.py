@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
 from transformers import DataCollatorWithPadding
 
 from hf_multitask.model.configuration_mtbert import TaskConfig
+from hf_multitask.model.packing import pack
 
 
 @dataclass
@@ -17,6 +19,8 @@ class MultiTaskCollator(DataCollatorWithPadding):
     Args:
         tokenizer: Pads, and says which inputs the encoder takes.
         task_configs: The table of tasks.
+        packing: Whether sequences are laid end to end in one row, [1, T], with `packing` saying where, or padded to
+            the longest, [S, L], with an `attention_mask`.
 
     A batch has `labels` (a tensor [B] per task, where rows have labels), `tasks` (rows per task, in the order of
     the sequences), and `input_ids`, `attention_mask` and, where an input has two segments, `token_type_ids`, each
@@ -25,6 +29,7 @@ class MultiTaskCollator(DataCollatorWithPadding):
     """
 
     task_configs: Mapping[str, TaskConfig] = field(default_factory=dict)
+    packing: bool = False
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         by_task: dict[str, list[dict[str, Any]]] = {}
@@ -39,7 +44,7 @@ class MultiTaskCollator(DataCollatorWithPadding):
             for sequence in sequences:
                 sequence.setdefault("token_type_ids", [0] * len(sequence["input_ids"]))
 
-        batch = dict(super().__call__(sequences))
+        batch = self._packed(sequences) if self.packing else dict(super().__call__(sequences))
         labels = {
             name: torch.tensor([row["label"] for row in rows], dtype=self._label_dtype(name))
             for name, rows in by_task.items()
@@ -47,6 +52,12 @@ class MultiTaskCollator(DataCollatorWithPadding):
         }
         tasks = {name: len(rows) for name, rows in by_task.items()}
         return {**({"labels": labels} if labels else {}), "tasks": tasks, **batch}
+
+    def _packed(self, sequences: list[dict[str, Any]]) -> dict[str, Any]:
+        """All sequences end to end in one row, with the places where they are."""
+        rows = {key: [sequence[key] for sequence in sequences] for key in sequences[0]}
+        row = {key: torch.tensor([list(chain.from_iterable(values))]) for key, values in rows.items()}
+        return {**row, "packing": pack([len(ids) for ids in rows["input_ids"]])}
 
     def _label_dtype(self, name: str) -> torch.dtype:
         return torch.float32 if self.task_configs[name].is_regression else torch.int64

@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutpu
 
 from .configuration_mtbert import MultiTaskBertConfig, TaskConfig, nearest
 from .heads import build_head, task_loss
+from .packing import can_pack, encode_packed
 from .pooling import pool
 
 
@@ -133,6 +134,11 @@ class MultiTaskBertModel(PreTrainedModel):
                 parameter.data = parameter.data.clone()
         return loaded
 
+    @property
+    def can_pack(self) -> bool:
+        """Whether the backbone can read sequences packed into one row, without padding."""
+        return can_pack(self.backbone)
+
     def freeze_backbone(self) -> None:
         """Leaves only the heads to train: the paper's "last layers" setting (section 4.5)."""
         self.backbone.requires_grad_(False)
@@ -147,6 +153,7 @@ class MultiTaskBertModel(PreTrainedModel):
         task: str | None = None,
         tasks: Mapping[str, int] | None = None,
         labels: Tensor | Mapping[str, Tensor] | None = None,
+        packing: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling | TaskOutput | MultiTaskOutput:
         """Encodes sequences once and applies the heads of the tasks that read them.
@@ -160,6 +167,7 @@ class MultiTaskBertModel(PreTrainedModel):
             task: The name of the one task that all sequences belong to.
             tasks: Or the number of rows of each of several tasks, in the order of the sequences.
             labels: For `task`, [B]; for `tasks`, such a tensor by name. Class ids (int64) or scores (float).
+            packing: From [`pack`], if all sequences stand in one row, [1, T] in place of [S, L]. Outputs are the same.
             kwargs: For the encoder: `output_hidden_states`, `output_attentions`.
 
         Returns:
@@ -179,8 +187,12 @@ class MultiTaskBertModel(PreTrainedModel):
         }
         # Encoders differ in what they accept (DistilBERT has no token types), so only what is there is passed on.
         given = {name: value for name, value in optional.items() if value is not None}
-        encoded = self.backbone(input_ids, **given, **kwargs)
-        hidden = encoded.last_hidden_state
+        if packing is not None:
+            encoded = encode_packed(self.backbone, packing, input_ids=input_ids, **given, **kwargs)
+            hidden, attention_mask = encoded.last_hidden_state[0][packing["padded"]], packing["mask"]
+        else:
+            encoded = self.backbone(input_ids, **given, **kwargs)
+            hidden = encoded.last_hidden_state
         if attention_mask is None:
             attention_mask = hidden.new_ones(hidden.shape[:2], dtype=torch.long)
         extra = {"hidden_states": encoded.get("hidden_states"), "attentions": encoded.get("attentions")}

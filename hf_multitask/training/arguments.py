@@ -17,6 +17,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
     Args:
         schedule: What a step holds. `round_robin`: rows of every task (paper section 4.3).
         epoch_length: `largest` or `smallest`, the dataset that an epoch is one pass over, or a number of steps.
+        packing: Whether a batch's sequences are laid end to end in one row, without padding: `auto`, where the
+            backbone can read that; `on`, or else an error; `off`. The results are the same.
         head_learning_rate: Of the heads (paper section 7, "Dynamic Learning Rates"); None: as the backbone's.
         head_weight_decay: Of the heads; None: as the backbone's.
         metric_for_best_model: `eval_final_score` unless told otherwise: the mean over tasks of accuracy or
@@ -32,6 +34,10 @@ class MultiTaskTrainingArguments(TrainingArguments):
     epoch_length: str = field(
         default="largest",
         metadata={"help": "An epoch is one pass over the largest or smallest dataset, or a number of steps."},
+    )
+    packing: Literal["auto", "on", "off"] = field(
+        default="auto",
+        metadata={"help": "Whether a step's sequences stand in one row without padding: auto, if the backbone can."},
     )
     head_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the heads; by default, that of the backbone."}

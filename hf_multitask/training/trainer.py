@@ -20,6 +20,7 @@ from hf_multitask.data.tokenization import longest_input, tokenize
 from hf_multitask.evaluation.metrics import final_score, predictions, score
 from hf_multitask.model.configuration_mtbert import nearest
 from hf_multitask.model.modeling_mtbert import MultiTaskBertModel
+from hf_multitask.model.packing import use_packing
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
 from hf_multitask.training.callbacks import EpochSetter, TaskProgressCallback
 from hf_multitask.training.optimizer import separate_heads
@@ -72,7 +73,10 @@ class MultiTaskTrainer(Trainer):
         self._loss_sums: dict[str, torch.Tensor] = {}
         self._loss_counts: dict[str, int] = defaultdict(int)
         self._epoch_setter = EpochSetter()
-        kwargs.setdefault("data_collator", MultiTaskCollator(processing_class, task_configs=self._tasks))
+        packing = use_packing(model, args.packing)
+        kwargs.setdefault(
+            "data_collator", MultiTaskCollator(processing_class, task_configs=self._tasks, packing=packing)
+        )
         kwargs.setdefault("compute_metrics", self._task_metrics)
         super().__init__(
             model=model,

@@ -1,0 +1,63 @@
+"""What the benchmarks share: the three tasks on a folder of CS224N files, or on synthetic rows of their shape."""
+
+import argparse
+import random
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from hf_multitask.data.preparation import prepare
+from hf_multitask.data.sources import FileSource
+from hf_multitask.data.tokenization import tokenize
+from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, TaskConfig
+
+TASKS = {
+    "sst": TaskConfig("single_label_classification", num_labels=5),
+    "quora": TaskConfig("pair_classification"),
+    "sts": TaskConfig("pair_regression"),
+}
+_FILES = {
+    "sst": ("ids-sst", ["sentence"], "sentiment"),
+    "quora": ("quora", ["sentence1", "sentence2"], "is_duplicate"),
+    "sts": ("sts", ["sentence1", "sentence2"], "similarity"),
+}
+MAX_LENGTH = 256
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that all benchmarks have."""
+    parser.add_argument("--backbone", required=True, help="Folder or Hub id of the encoder.")
+    parser.add_argument("--data-dir", help="Folder with the CS224N project's files; synthetic rows without one.")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--batch-size", type=int, default=8, help="Rows of each task in a step.")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def training_rows(data_dir: str | None, tokenizer: PreTrainedTokenizerBase) -> dict[str, Dataset]:
+    """Tokenized training rows of the three tasks."""
+    if data_dir is None:
+        return {name: tokenize(synthetic_rows(task, 2000), task, tokenizer, MAX_LENGTH) for name, task in TASKS.items()}
+    sources = {
+        name: FileSource(text=text, label=label, train=f"{stem}-train.csv", delimiter="\t", data_dir=data_dir)
+        for name, (stem, text, label) in _FILES.items()
+    }
+    return prepare(TASKS, sources, ["train"], tokenizer, MAX_LENGTH, "drop").rows["train"]
+
+
+def synthetic_rows(task: TaskConfig, count: int, seed: int = 0) -> Dataset:
+    """Random English-like rows: 3 to 40 words, most of them short, as in the real files."""
+    draw = random.Random(seed)
+    words = Path(__file__).read_text().split()
+    columns = ["sentence1", "sentence2"] if task.is_pair else ["sentence"]
+
+    def text() -> str:
+        return " ".join(draw.choices(words, k=min(40, 3 + int(draw.expovariate(1 / 10)))))
+
+    labels = [draw.uniform(0, 5) if task.is_regression else draw.randrange(task.num_labels) for _ in range(count)]
+    return Dataset.from_dict({**{column: [text() for _ in range(count)] for column in columns}, "label": labels})
+
+
+def config_for(encoder_config: object) -> MultiTaskBertConfig:
+    """The model of the benchmarks."""
+    return MultiTaskBertConfig(encoder_config=encoder_config, tasks=TASKS)

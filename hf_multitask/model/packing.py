@@ -1,0 +1,179 @@
+"""Sequences of any lengths as one row without padding.
+
+Everything in an encoder but attention works on tokens one by one, so all sequences of a step can stand in one row,
+one after the other. Attention must stay within each sequence: an attention function, registered with transformers'
+`AttentionInterface`, regroups queries, keys and values into groups of sequences of like length and calls
+`scaled_dot_product_attention` on each, so that its cost is that of the sequences and not of the square of the row.
+
+Shape legend:
+    - T: tokens of all sequences together
+    - S: number of sequences
+    - L: length of the longest sequence
+    - G, N: sequences of a group, and the length of its longest
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+_PACKED = "packed_sdpa"
+# Kernels that take the boundaries of sequences themselves. They need a GPU; see the README for what was run.
+_VARIABLE_LENGTH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
+
+
+def pack(lengths: Sequence[int]) -> dict[str, Any]:
+    """Where the tokens of sequences of these lengths are, once they stand in one row.
+
+    Args:
+        lengths: In tokens, each at least 1, in the order of the sequences.
+
+    Returns:
+        Tensors, to be moved to the encoder's device with the batch:
+        `position_ids` [1, T], each token's place within its sequence;
+        `padded` [S, L] and `mask` [S, L], where in the row the tokens of each sequence are, and which are real;
+        `groups`, for each group of sequences the places of its tokens [G, N] and which are real [G, N];
+        `restore` [T], where in the groups' tokens, laid end to end, each token of the row is;
+        `boundaries` [S + 1] int32, where sequences begin and end, for kernels of variable length.
+    """
+    sizes = torch.as_tensor(lengths)
+    boundaries = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+    starts = boundaries[:-1]
+    positions = torch.arange(int(boundaries[-1])) - starts.repeat_interleave(sizes)
+    padded, mask = _places(starts, sizes)
+    # Within a group, no sequence is twice as long as another: few groups, and little padding where it costs least.
+    kinds = torch.log2(sizes).long()
+    groups = [_places(starts[members], sizes[members]) for members in (kinds == kind for kind in kinds.unique())]
+    order = torch.cat([places[real] for places, real in groups])
+    offsets = torch.cat([real.flatten() for _, real in groups]).nonzero().squeeze(1)
+    restore = torch.empty_like(order)
+    restore[order] = offsets
+    return {
+        "position_ids": positions.unsqueeze(0),
+        "padded": padded,
+        "mask": mask,
+        "groups": [{"places": places, "real": real} for places, real in groups],
+        "restore": restore,
+        "boundaries": boundaries.int(),
+    }
+
+
+def _places(starts: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """The places of sequences' tokens in the row, padded with the sequence's first; and which are real."""
+    steps = torch.arange(int(sizes.max()))
+    real = steps < sizes.unsqueeze(1)
+    return torch.where(real, starts.unsqueeze(1) + steps, starts.unsqueeze(1)), real
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    packing: dict[str, Any] | None = None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention within each sequence of a packed row; without `packing`, transformers' own for padded batches.
+
+    Args:
+        query, key, value: [1, heads, T, head size].
+        attention_mask: For padded batches only.
+        packing: From [`pack`].
+        dropout, scaling: As everywhere.
+        sliding_window: Of encoders with local attention: tokens this far apart or farther do not see each other.
+
+    Returns:
+        The output, [1, T, heads, head size], and no weights.
+    """
+    if packing is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, sliding_window=sliding_window, **kwargs
+        )
+    tokens = [states[0].transpose(0, 1) for states in (query, key, value)]
+    outputs = []
+    for group in packing["groups"]:
+        grouped = [states[group["places"]].transpose(1, 2) for states in tokens]
+        mask = _group_mask(group["real"], sliding_window)
+        output = F.scaled_dot_product_attention(*grouped, attn_mask=mask, dropout_p=dropout, scale=scaling)
+        outputs.append(output.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)[packing["restore"]].unsqueeze(0), None
+
+
+def _group_mask(real: Tensor, sliding_window: int | None) -> Tensor:
+    """Which keys each query sees: [G, 1, 1, N], or [G, 1, N, N] where attention is local."""
+    mask = real[:, None, None, :]
+    if sliding_window is None or real.shape[1] <= sliding_window:
+        return mask
+    steps = torch.arange(real.shape[1], device=real.device)
+    # A padded query would see nothing where its window holds only padding, and give NaN: it sees itself.
+    distance = (steps[:, None] - steps).abs()
+    return (mask & (distance < sliding_window)) | (distance == 0)
+
+
+AttentionInterface.register(_PACKED, packed_attention)
+AttentionMaskInterface.register(_PACKED, sdpa_mask)
+
+
+def can_pack(encoder: PreTrainedModel) -> bool:
+    """Whether an encoder takes its attention from transformers' interface, and positions as an input."""
+    implementation = encoder.config._attn_implementation
+    return (
+        encoder._supports_attention_backend
+        and implementation in (_PACKED, "sdpa", *_VARIABLE_LENGTH)
+        and "position_ids" in inspect.signature(encoder.forward).parameters
+    )
+
+
+def use_packing(model: Any, setting: str) -> bool:
+    """Whether to pack, from the setting `auto`, `on` or `off` and what the model's backbone can read.
+
+    Raises:
+        ValueError: `on`, and the backbone cannot.
+    """
+    if setting == "off" or model.can_pack:
+        return setting != "off"
+    config = model.backbone.config
+    why = f"a {config.model_type} backbone with {config._attn_implementation} attention"
+    if setting == "on":
+        raise ValueError(f"packing is on, but {why} cannot read packed sequences; use auto or off.")
+    logger.warning_once(f"Sequences are padded: {why} cannot read packed ones.")
+    return False
+
+
+def encode_packed(encoder: PreTrainedModel, packing: dict[str, Any], **inputs: Any) -> Any:
+    """Runs an encoder over a packed row.
+
+    Args:
+        encoder: One that [`can_pack`].
+        packing: From [`pack`].
+        inputs: Of the encoder's forward, [1, T] or [1, T, H], without mask and positions.
+
+    Returns:
+        The encoder's output for the row.
+    """
+    # RoBERTa and its kin count positions from the one after the padding token's.
+    embeddings = getattr(encoder, "embeddings", None)
+    counts_from_padding = hasattr(embeddings, "create_position_ids_from_input_ids")
+    position_ids = packing["position_ids"] + (embeddings.padding_idx + 1 if counts_from_padding else 0)
+    if encoder.config._attn_implementation in _VARIABLE_LENGTH:
+        longest = packing["padded"].shape[1]
+        boundaries = {"cu_seq_lens_q": packing["boundaries"], "cu_seq_lens_k": packing["boundaries"]}
+        return encoder(**inputs, **boundaries, max_length_q=longest, max_length_k=longest, position_ids=position_ids)
+    if encoder.config._attn_implementation == "sdpa":
+        encoder.config._attn_implementation = _PACKED
+    # A mask of four dimensions is handed on as it is; none would be made into one of T x T by local attention.
+    no_mask = position_ids.new_zeros(1, 1, 1, 1)
+    return encoder(**inputs, attention_mask=no_mask, position_ids=position_ids, packing=packing)
