@@ -1,10 +1,12 @@
-"""Predictions for texts, from a trained model."""
+"""Predictions and embeddings for texts, from a trained model."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
+from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
@@ -16,6 +18,7 @@ from hf_multitask.data.tokenization import longest_input, tokenize
 from hf_multitask.evaluation.metrics import predictions, probabilities
 from hf_multitask.model.configuration_mtbert import nearest
 from hf_multitask.model.modeling_mtbert import MultiTaskBertModel
+from hf_multitask.model.packing import use_packing
 
 
 def predict(
@@ -81,10 +84,54 @@ def predict_logits(
     if bad:
         raise ValueError(f"task {task!r}: {len(bad)} text(s) cannot be read, the first {bad[0]}")
     tokens = tokenize(rows, config, tokenizer, max_length or longest_input(tokenizer, model.config.encoder_config))
-    collator = MultiTaskCollator(tokenizer, task_configs=model.config.tasks)
+    collator = MultiTaskCollator(tokenizer, task_configs=model.config.tasks, packing=use_packing(model, "auto"))
+    columns = [column for column in ("input_ids", "input_ids_2") if column in tokens.column_names]
+    lengths = sum(pc.list_value_length(tokens.data.column(column)).to_numpy() for column in columns)
+    order = np.argsort(lengths, kind="stable")
+    batches = DataLoader(
+        MultiTaskDataset({task: tokens}), batch_size=batch_size, sampler=order.tolist(), collate_fn=collator
+    )
+    model.eval()
+    logits = torch.cat([model(**send_to_device(batch, model.device)).logits[task].float().cpu() for batch in batches])
+    return _in_order(logits, order)
+
+
+@torch.inference_mode()
+def encode(
+    model: MultiTaskBertModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    batch_size: int = 64,
+    max_length: int | None = None,
+) -> np.ndarray:
+    """Embeddings of texts, pooled as the config says.
+
+    Args:
+        model: The model; it is put into evaluation mode.
+        tokenizer: The model's.
+        texts: Texts.
+        batch_size: Texts at a time; texts of like length go together.
+        max_length: In tokens; by default, the longest that the model takes.
+
+    Returns:
+        [number of texts, hidden size], float32, in the order of the texts.
+    """
+    if len(texts) == 0:
+        return np.zeros((0, model.config.hidden_size), dtype=np.float32)
+    max_length = max_length or longest_input(tokenizer, model.config.encoder_config)
+    ids = tokenizer(list(texts), truncation=True, max_length=max_length, return_attention_mask=False)["input_ids"]
+    collator = MultiTaskCollator(tokenizer, packing=use_packing(model, "auto"))
+    order = np.argsort([len(sequence) for sequence in ids], kind="stable")
     model.eval()
     parts = []
-    for batch in DataLoader(MultiTaskDataset({task: tokens}), batch_size=batch_size, collate_fn=collator):
-        tensors = {key: value.to(model.device) for key, value in batch.items() if isinstance(value, torch.Tensor)}
-        parts.append(model(**tensors, tasks=batch["tasks"]).logits[task].float().cpu())
-    return torch.cat(parts).numpy()
+    for start in range(0, len(order), batch_size):
+        inputs = collator.lay_out([{"input_ids": ids[i]} for i in order[start : start + batch_size]])
+        parts.append(model(**send_to_device(inputs, model.device)).pooler_output.float().cpu())
+    return _in_order(torch.cat(parts), order)
+
+
+def _in_order(values: torch.Tensor, order: np.ndarray) -> np.ndarray:
+    """Rows that were computed in `order`, put back into their own."""
+    result = np.empty(values.shape, dtype=np.float32)
+    result[order] = values.numpy()
+    return result

@@ -44,7 +44,7 @@ class MultiTaskCollator(DataCollatorWithPadding):
             for sequence in sequences:
                 sequence.setdefault("token_type_ids", [0] * len(sequence["input_ids"]))
 
-        batch = self._packed(sequences) if self.packing else dict(super().__call__(sequences))
+        batch = self.lay_out(sequences)
         labels = {
             name: torch.tensor([row["label"] for row in rows], dtype=self._label_dtype(name))
             for name, rows in by_task.items()
@@ -53,8 +53,10 @@ class MultiTaskCollator(DataCollatorWithPadding):
         tasks = {name: len(rows) for name, rows in by_task.items()}
         return {**({"labels": labels} if labels else {}), "tasks": tasks, **batch}
 
-    def _packed(self, sequences: list[dict[str, Any]]) -> dict[str, Any]:
-        """All sequences end to end in one row, with the places where they are."""
+    def lay_out(self, sequences: list[dict[str, Any]]) -> dict[str, Any]:
+        """The encoder's inputs for sequences with `input_ids` and, all or none, `token_type_ids`."""
+        if not self.packing:
+            return dict(super().__call__(sequences))
         rows = {key: [sequence[key] for sequence in sequences] for key in sequences[0]}
         row = {key: torch.tensor([list(chain.from_iterable(values))]) for key, values in rows.items()}
         return {**row, "packing": pack([len(ids) for ids in rows["input_ids"]])}

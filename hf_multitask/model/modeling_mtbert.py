@@ -89,6 +89,17 @@ class MultiTaskBertModel(PreTrainedModel):
         self.heads = nn.ModuleDict({name: build_head(config.hidden_size, task) for name, task in config.tasks.items()})
         self.post_init()
 
+    def _init_weights(self, module: nn.Module) -> None:
+        """Heads start as torch's own layers do.
+
+        BERT's narrower normal distribution is made for layers between LayerNorms; under a head's high learning rate
+        it leaves so small a layer that the first updates overwrite it.
+        """
+        if isinstance(module, nn.Linear) and any(module is layer for layer in self.heads.modules()):
+            module.reset_parameters()
+        else:
+            super()._init_weights(module)
+
     @classmethod
     def from_backbone(
         cls,

@@ -105,9 +105,9 @@ def packed_attention(
     tokens = [states[0].transpose(0, 1) for states in (query, key, value)]
     outputs = []
     for group in packing["groups"]:
-        grouped = [states[group["places"]].transpose(1, 2) for states in tokens]
+        q, k, v = (states[group["places"]].transpose(1, 2) for states in tokens)
         mask = _group_mask(group["real"], sliding_window)
-        output = F.scaled_dot_product_attention(*grouped, attn_mask=mask, dropout_p=dropout, scale=scaling)
+        output = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
         outputs.append(output.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)[packing["restore"]].unsqueeze(0), None
 
@@ -165,7 +165,7 @@ def encode_packed(encoder: PreTrainedModel, packing: dict[str, Any], **inputs: A
         The encoder's output for the row.
     """
     # RoBERTa and its kin count positions from the one after the padding token's.
-    embeddings = getattr(encoder, "embeddings", None)
+    embeddings: Any = getattr(encoder, "embeddings", None)
     counts_from_padding = hasattr(embeddings, "create_position_ids_from_input_ids")
     position_ids = packing["position_ids"] + (embeddings.padding_idx + 1 if counts_from_padding else 0)
     if encoder.config._attn_implementation in _VARIABLE_LENGTH:

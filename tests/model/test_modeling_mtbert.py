@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -212,11 +213,17 @@ def test_a_backbone_that_does_not_exist_is_named() -> None:
         MultiTaskBertModel.from_backbone("no/such-model", tasks=TASKS)
 
 
-def test_new_heads_are_initialised_as_the_encoder_is() -> None:
-    wide = {"hidden_size": 256, "initializer_range": 0.05}
-    model = MultiTaskBertModel(tiny_model(encoder=wide).config)
-    assert model.heads["sst"].dense.weight.std().item() == pytest.approx(0.05, rel=0.05)
-    assert not model.heads["sst"].dense.bias.any()
+@pytest.mark.parametrize("way", ["new", "from_pretrained"])
+def test_new_heads_are_initialised_as_torchs_linear_layers_are(way: str, tmp_path: Path) -> None:
+    config = tiny_model(encoder={"hidden_size": 256}).config
+    model = MultiTaskBertModel(config)
+    if way == "from_pretrained":
+        BertModel(config.encoder_config).save_pretrained(tmp_path)
+        model = MultiTaskBertModel.from_pretrained(tmp_path, config=config)
+    weight = model.heads["sst"].dense.weight
+    assert weight.abs().max().item() <= 1 / math.sqrt(256)
+    assert weight.std().item() == pytest.approx(1 / math.sqrt(3 * 256), rel=0.05)
+    assert model.backbone.encoder.layer[0].output.dense.weight.std().item() == pytest.approx(0.02, rel=0.1)
 
 
 def test_loading_in_another_dtype(tmp_path: Path) -> None:
