@@ -92,6 +92,8 @@ class TaskConfig:
         names = self.labels or range(self.num_labels or (2 if self.is_pair else 0))
         if not names:
             raise ValueError(f"{self.type} needs labels (a list of names) or num_labels.")
+        if any(isinstance(name, bool) for name in names):
+            raise ValueError(f"labels {self.labels!r} are not names; YAML reads yes, no, on and off so: quote them.")
         self.labels = [str(name) for name in names]
         if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
             raise ValueError(f"labels {self.labels!r} must be at least two different names.")

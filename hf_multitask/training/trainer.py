@@ -107,7 +107,7 @@ class MultiTaskTrainer(Trainer):
             if not isinstance(dataset, Dataset):
                 raise ValueError(f"{argument}: task {name!r} must be a datasets.Dataset, not {type(dataset).__name__}.")
         absent = [name for name in self._tasks if name not in datasets]
-        if absent:
+        if absent and argument == "train_dataset":
             logger.warning("%s has no rows for: %s.", argument, ", ".join(absent))
         return MultiTaskDataset(
             {name: self._prepare_rows(argument, name, datasets[name]) for name in self._tasks if name in datasets}

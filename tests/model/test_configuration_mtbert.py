@@ -62,6 +62,7 @@ CLASSES = {"type": "single_label_classification", "num_labels": 5}
         ({**CLASSES, "labels": ["a", "b"]}, "num_labels is 5, but labels has 2"),
         ({**CLASSES, "num_labels": 1}, "at least two different names"),
         ({"type": "pair_classification", "labels": ["yes", "yes"]}, "at least two different names"),
+        ({"type": "pair_classification", "labels": [False, True]}, "YAML reads yes, no, on and off so: quote them"),
         ({**CLASSES, "score_range": [0, 5]}, "score_range is for pair_regression"),
         ({"type": "pair_regression", "num_labels": 5}, "are for classification"),
         ({"type": "pair_regression", "score_range": [5, 0]}, "the lower first"),

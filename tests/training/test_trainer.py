@@ -64,7 +64,7 @@ def test_a_step_draws_a_batch_of_every_task_and_logs_each_tasks_loss(make_traine
     trainer = make_trainer(max_steps=2, logging_steps=1, head_learning_rate=5e-3, lr_scheduler_type="constant")
     batch = next(iter(trainer.get_train_dataloader()))
     assert batch["tasks"] == {"sst": 4, "quora": 4, "sts": 4}
-    assert batch["input_ids"].shape[0] == 4 + 8 + 8
+    assert batch["packing"]["mask"].shape[0] == 4 + 8 + 8
     trainer.train()
     log = trainer.state.log_history[0]
     assert log["loss"] == pytest.approx(log["loss_sst"] + log["loss_quora"] + log["loss_sts"], rel=1e-5)
@@ -156,6 +156,19 @@ def test_bf16_trains_through_real_autocast(make_trainer) -> None:
 def test_loader_workers_change_nothing(make_trainer, workers: int) -> None:
     reference = make_trainer(max_steps=3).train()
     assert make_trainer(max_steps=3, dataloader_num_workers=workers).train().training_loss == reference.training_loss
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_packing_changes_nothing_but_the_work(make_trainer, bf16: bool) -> None:
+    runs = []
+    for packing in ("on", "off"):
+        trainer = make_trainer(without_dropout(tiny_model()), packing=packing, max_steps=4, logging_steps=1, bf16=bf16)
+        batch = next(iter(trainer.get_train_dataloader()))
+        assert ("packing" in batch) == (packing == "on")
+        trainer.train()
+        metrics = trainer.evaluate()
+        runs.append([*(log["loss"] for log in trainer.state.log_history if "loss" in log), metrics["eval_loss"]])
+    assert runs[0] == pytest.approx(runs[1], rel=0.02 if bf16 else 1e-4)
 
 
 # ---- Evaluation ----
