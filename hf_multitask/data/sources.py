@@ -138,6 +138,8 @@ def read_file(path: str, delimiter: str | None = None) -> Dataset:
         options = _csv_options(file, delimiter) if reader == "csv" else {}
         splits = load_dataset(reader, data_files=str(file), **options)
     except (OSError, ValueError, DatasetGenerationError) as error:
+        if "corresponds to no data" in str(error):
+            raise ValueError(f"{path} has no rows.") from error
         raise ValueError(f"{path} cannot be read as {reader}: {_first_line(error.__cause__ or error)}") from error
     assert isinstance(splits, DatasetDict)
     return splits["train"]

@@ -1,0 +1,25 @@
+import pytest
+from datasets import Dataset
+
+from hf_multitask.data.dataset import MultiTaskDataset
+
+ROWS = MultiTaskDataset(
+    {
+        "a": Dataset.from_dict({"input_ids": [[1], [2, 2]], "label": [0, 1], "row": [1, 2]}),
+        "b": Dataset.from_dict(
+            {"input_ids": [[3], [4], [5]], "input_ids_2": [[6], [7], [8]], "label": [0.5, 1.5, 2.5]}
+        ),
+    }
+)
+
+
+def test_rows_of_all_tasks_stand_one_after_the_other() -> None:
+    assert len(ROWS) == 5
+    assert ROWS.offsets == {"a": 0, "b": 2}
+    assert ROWS[1] == {"task": "a", "input_ids": [2, 2], "label": 1}
+    assert ROWS[2] == {"task": "b", "input_ids": [3], "input_ids_2": [6], "label": 0.5}
+
+
+@pytest.mark.parametrize("indices", [[4, 0, 2, 1], [0, 0, 3], [2, 3, 4], []])
+def test_a_batch_comes_in_the_order_asked_for(indices: list[int]) -> None:
+    assert ROWS.__getitems__(indices) == [ROWS[index] for index in indices]

@@ -1,0 +1,151 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from hf_multitask import TaskConfig
+from hf_multitask.data.loading import check_rows, count_overlap, load_split
+from hf_multitask.data.sources import FileSource
+
+SST = TaskConfig("single_label_classification", num_labels=5)
+MOOD = TaskConfig("single_label_classification", labels=["bad", "good"])
+STS = TaskConfig("pair_regression")
+
+
+def check(task: TaskConfig, rows: list[tuple], **options: Any) -> tuple[Dataset, list[str]]:
+    names = [*(["sentence1", "sentence2"] if task.is_pair else ["sentence"]), "label"]
+    raw = Dataset.from_dict({name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)})
+    good, bad = check_rows(raw, task, {name: name for name in names}, **options)
+    return good, [str(row) for row in bad]
+
+
+@pytest.mark.parametrize(
+    ("task", "value", "label"),
+    [
+        (SST, 4, 4),
+        (SST, "3", 3),
+        (SST, "2.0", 2),
+        (SST, 1.0, 1),
+        (MOOD, "good", 1),
+        (MOOD, " bad ", 0),
+        (MOOD, "1", 1),
+        (MOOD, True, 1),
+        (TaskConfig("single_label_classification", labels=["1", "2"]), "1", 0),
+    ],
+)
+def test_a_class_is_given_by_name_or_id(task: TaskConfig, value: Any, label: int) -> None:
+    rows, bad = check(task, [("a film", value)])
+    assert not bad
+    assert rows["label"][0] == label
+    assert rows.features["label"] == Value("int64")
+
+
+@pytest.mark.parametrize("value", [2.6, "2.6", 0, "5"])
+def test_scores_stay_floats(value: Any) -> None:
+    rows, bad = check(STS, [("a", "b", value)])
+    assert not bad
+    assert rows["label"][0] == float(value)
+    assert rows.features["label"] == Value("float64")
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "problem"),
+    [
+        (SST, ("a", 7), "column 'label' is 7, not one of the labels"),
+        (SST, ("a", "7"), "column 'label' is '7', not one of the labels"),
+        (SST, ("a", 1.5), "column 'label' is 1.5, not one of"),
+        (SST, ("a", -1), "column 'label' is -1, not one of"),
+        (SST, ("a", math.nan), "column 'label' is nan, not one of"),
+        (MOOD, ("a", "fine"), "is 'fine', not one of the labels ['bad', 'good'] or their ids 0 to 1"),
+        (SST, ("a", None), "column 'label' is missing"),
+        (SST, ("a", ""), "column 'label' is empty"),
+        (SST, ("", "1"), "column 'sentence' is empty"),
+        (SST, (" \t", "1"), "column 'sentence' is blank"),
+        (SST, (None, "1"), "column 'sentence' is missing"),
+        (SST, (5, "1"), "column 'sentence' is 5, not text"),
+        (STS, ("a", "", 1.0), "column 'sentence2' is empty"),
+        (STS, ("a", "b", 5.1), "column 'label' is 5.1, not a score from 0 to 5"),
+        (STS, ("a", "b", math.nan), "column 'label' is nan, not a score"),
+        (STS, ("a", "b", "inf"), "column 'label' is 'inf', not a score"),
+        (STS, ("a", "b", "high"), "column 'label' is 'high', not a score"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named_with_column_and_value(task: TaskConfig, row: tuple, problem: str) -> None:
+    rows, bad = check(task, [row])
+    assert rows.num_rows == 0
+    assert len(bad) == 1
+    assert bad[0].startswith("row 1: ")
+    assert problem in bad[0]
+
+
+def test_a_label_map_comes_first() -> None:
+    rows, bad = check(MOOD, [("a", "+"), ("b", "0"), ("c", "?")], label_map={"+": "good", 0: "bad"})
+    assert rows["label"][:] == [1, 0]
+    assert bad == ["row 3: column 'label' is '?', which label_map does not have; known: +, 0."]
+
+
+def test_the_hubs_own_class_names_are_matched_by_name_and_not_by_number() -> None:
+    features = Features({"sentence": Value("string"), "label": ClassLabel(names=["good", "bad"])})
+    raw = Dataset.from_dict({"sentence": ["a", "b"], "label": [0, 1]}, features=features)
+    rows, _ = check_rows(raw, MOOD, {"sentence": "sentence", "label": "label"})
+    assert rows["label"][:] == [1, 0]
+
+
+def source(folder: Path, content: str) -> FileSource:
+    (folder / "t.csv").write_text(content)
+    return FileSource(text="text", label="mood", train="t.csv", data_dir=str(folder))
+
+
+BAD = "text,mood\na film,good\n,bad\na dog,fine\na cat,bad\n"
+
+
+def test_bad_rows_are_an_error_that_names_task_file_and_rows(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"task 'mood': .*t.csv has 2 bad row\(s\): row 2: column 'text' is empty. row 3"
+    ):
+        load_split("mood", MOOD, source(tmp_path, BAD), "train")
+
+
+def test_or_they_are_dropped_and_reported_and_rows_keep_their_numbers(tmp_path: Path, caplog: Any) -> None:
+    rows, report = load_split("mood", MOOD, source(tmp_path, BAD), "train", "drop")
+    assert rows["row"][:] == [1, 4]
+    assert rows["sentence"][:] == ["a film", "a cat"]
+    assert (report.rows, [bad.row for bad in report.dropped]) == (4, [2, 3])
+    assert "2 bad row(s)" in caplog.text
+    assert "Dropped; 2 rows are left" in caplog.text
+
+
+def test_data_with_no_good_row_are_refused_even_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="No row is left"):
+        load_split("mood", MOOD, source(tmp_path, "text,mood\n,bad\n"), "train", "drop")
+
+
+def test_many_bad_rows_are_counted_and_the_first_are_shown(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has 30 bad row\(s\): row 2: .* row 6: .* and 25 more"):
+        load_split("mood", MOOD, source(tmp_path, "text,mood\nx,good\n" + ",bad\n" * 30), "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("texts,mood\na,good\n", "has no column 'text'; did you mean 'texts'"),
+        ("text,label\na,good\n", "has no column 'mood'"),
+        ("text,mood\n", "has no rows"),
+    ],
+)
+def test_a_missing_column_and_a_file_of_only_a_header_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"task 'mood': .*t.csv {message}"):
+        load_split("mood", MOOD, source(tmp_path, content), "train")
+
+
+def test_a_pair_needs_two_columns(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"text must name 2 column\(s\) for pair_regression, not \['text'\]"):
+        load_split("sts", STS, source(tmp_path, BAD), "train")
+
+
+def test_rows_that_stand_in_both_splits_are_counted() -> None:
+    train = Dataset.from_dict({"sentence1": ["a", "b", "c"], "sentence2": ["x", "y", "z"]})
+    other = Dataset.from_dict({"sentence1": ["a", " b ", "c", "x"], "sentence2": ["x", "y", "x", "a"]})
+    assert count_overlap(train, other, STS) == 2

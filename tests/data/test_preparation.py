@@ -1,0 +1,49 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_multitask import TaskConfig
+from hf_multitask.data.preparation import prepare
+from hf_multitask.data.sources import FileSource
+from hf_multitask.data.tokenization import longest_input, tokenize
+from tests.conftest import encoder_config, task_rows
+
+MOOD = TaskConfig("single_label_classification", labels=["bad", "good"])
+
+
+def test_overlap_truncation_and_dropped_rows_are_reported(tmp_path: Path, tokenizer: Any, caplog: Any) -> None:
+    (tmp_path / "train.csv").write_text("text,label\na good film,good\na bad film,bad\n,bad\n")
+    (tmp_path / "dev.csv").write_text("text,label\na good film,good\na very very big dog ran,bad\n")
+    source = FileSource(text="text", train="train.csv", validation="dev.csv", data_dir=str(tmp_path))
+    prepared = prepare({"mood": MOOD}, {"mood": source}, ["train", "validation"], tokenizer, 6, "drop")
+    train, dev = (prepared.reports[split]["mood"] for split in ("train", "validation"))
+    assert (train.rows, len(train.dropped), train.also_in_train, train.truncated) == (3, 1, 0, 0)
+    assert (dev.rows, len(dev.dropped), dev.also_in_train, dev.truncated) == (2, 0, 1, 1)
+    assert prepared.rows["train"]["mood"].num_rows == 2
+    assert "1 rows of" in caplog.text
+    assert "stand in train too" in caplog.text
+    assert "are cut to 6 tokens" in caplog.text
+
+
+@pytest.mark.parametrize("pair_encoding", ["bi", "cross"])
+def test_tokens_are_the_tokenizers(tokenizer: Any, pair_encoding: str) -> None:
+    rows = task_rows(5)["quora"]
+    tokens = tokenize(rows, TaskConfig("pair_classification", pair_encoding=pair_encoding), tokenizer, 64)
+    for row, texts in zip(tokens, rows, strict=True):
+        if pair_encoding == "cross":
+            expected = tokenizer(texts["sentence1"], texts["sentence2"])
+            assert row["input_ids"] == expected["input_ids"]
+            assert row["token_type_ids"] == expected["token_type_ids"]
+            assert "input_ids_2" not in row
+        else:
+            assert row["input_ids"] == tokenizer(texts["sentence1"])["input_ids"]
+            assert row["input_ids_2"] == tokenizer(texts["sentence2"])["input_ids"]
+            assert "token_type_ids" not in row
+        assert row["label"] == texts["label"]
+        assert not row["truncated"]
+
+
+def test_the_longest_input_is_what_tokenizer_and_encoder_both_allow(tokenizer: Any) -> None:
+    assert longest_input(tokenizer, encoder_config(max_position_embeddings=70)) == 64
+    assert longest_input(tokenizer, encoder_config(max_position_embeddings=50)) == 50

@@ -1,0 +1,146 @@
+from collections import Counter
+from collections.abc import Mapping
+
+import pytest
+from accelerate.data_loader import BatchSamplerShard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_multitask import RoundRobin, Schedule
+from hf_multitask.data.schedule import RowStream, StepBatchSampler
+
+SIZES = {"sst": 5, "quora": 12, "sts": 7}
+OFFSETS = {"sst": 0, "quora": 5, "sts": 17}
+
+
+def drawn(sampler: StepBatchSampler, epochs: int = 1) -> list[list[int]]:
+    batches = []
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        batches += list(sampler)
+    return batches
+
+
+def test_round_robin_draws_a_batch_of_every_task_in_order() -> None:
+    for batch in drawn(StepBatchSampler(RoundRobin(SIZES, 3), SIZES, seed=0)):
+        assert len(batch) == 9
+        assert [sum(row >= offset for offset in OFFSETS.values()) for row in batch] == [1] * 3 + [2] * 3 + [3] * 3
+
+
+@pytest.mark.parametrize(
+    ("length", "per_step", "batches"),
+    # 5, 12 and 7 rows in batches of 3: an epoch of whole steps
+    [
+        ("largest", 1, 4),
+        ("smallest", 1, 2),
+        ("10", 1, 10),
+        (10, 1, 10),
+        ("largest", 2, 4),
+        ("largest", 3, 6),
+        (10, 4, 40),
+    ],
+)
+def test_an_epoch_has_the_steps_it_is_told_to(length: str | int, per_step: int, batches: int) -> None:
+    assert RoundRobin(SIZES, 3, length, per_step).batches_per_epoch == batches
+
+
+@pytest.mark.parametrize("length", ["longest", "", "0", "-1", "1.5", 0])
+def test_any_other_length_is_refused(length: str | int) -> None:
+    with pytest.raises(ValueError, match="must be 'largest', 'smallest' or a number of steps"):
+        RoundRobin(SIZES, 3, length)
+
+
+def test_an_empty_dataset_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="task 'sts' has no rows"):
+        RoundRobin({"sst": 3, "sts": 0}, 3)
+
+
+@given(size=st.integers(1, 30), seed=st.integers(0, 5), rounds=st.integers(1, 4))
+def test_each_round_of_a_stream_is_a_permutation_of_all_rows(size: int, seed: int, rounds: int) -> None:
+    rows = RowStream(size, seed, "sst").take(0, size * rounds)
+    for start in range(0, size * rounds, size):
+        assert sorted(rows[start : start + size]) == list(range(size))
+
+
+@given(size=st.integers(1, 30), start=st.integers(0, 100), counts=st.lists(st.integers(1, 20), min_size=1, max_size=6))
+def test_how_a_stream_is_cut_into_batches_does_not_change_it(size: int, start: int, counts: list[int]) -> None:
+    whole = RowStream(size, 0, "sst").take(start, sum(counts))
+    stream, pieces, position = RowStream(size, 0, "sst"), [], start
+    for count in counts:
+        pieces += stream.take(position, count)
+        position += count
+    assert pieces == whole
+
+
+def test_rounds_seeds_and_tasks_have_orders_of_their_own() -> None:
+    first = RowStream(50, 0, "sst").take(0, 50)
+    assert RowStream(50, 0, "sst").take(50, 50) != first
+    assert RowStream(50, 1, "sst").take(0, 50) != first
+    assert RowStream(50, 0, "sts").take(0, 50) != first
+
+
+def test_another_task_does_not_change_the_order_of_the_others() -> None:
+    alone = drawn(StepBatchSampler(RoundRobin({"sst": 5}, 3, 4), {"sst": 5}, seed=0))
+    together = drawn(StepBatchSampler(RoundRobin(SIZES, 3, 4), SIZES, seed=0))
+    assert [batch[:3] for batch in together] == alone
+
+
+def test_an_epoch_depends_only_on_seed_and_number() -> None:
+    schedule = RoundRobin(SIZES, 3)
+    sampler = StepBatchSampler(schedule, SIZES, seed=0)
+    sampler.set_epoch(2)
+    third = list(sampler)
+    assert third == drawn(StepBatchSampler(schedule, SIZES, seed=0), epochs=3)[-4:]
+    assert third == list(sampler)
+    assert third != drawn(StepBatchSampler(schedule, SIZES, seed=1), epochs=3)[-4:]
+
+
+@settings(max_examples=30)
+@given(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 40), min_size=1), st.integers(1, 7), st.integers(1, 5))
+def test_over_epochs_every_row_of_a_task_comes_equally_often(sizes: dict[str, int], batch: int, epochs: int) -> None:
+    counts = Counter(
+        row for rows in drawn(StepBatchSampler(RoundRobin(sizes, batch, 3), sizes, 0), epochs) for row in rows
+    )
+    start = 0
+    for size in sizes.values():
+        times = [counts[row] for row in range(start, start + size)]
+        assert max(times) - min(times) <= 1
+        start += size
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_rows_of_one_large_batch(processes: int) -> None:
+    large = drawn(StepBatchSampler(RoundRobin(SIZES, 8, 5), SIZES, 0))
+    small = StepBatchSampler(RoundRobin(SIZES, 8 // processes, 5, batches_per_step=processes), SIZES, 0)
+    shards = [list(BatchSamplerShard(small, processes, rank)) for rank in range(processes)]
+    assert [len(shard) for shard in shards] == [5] * processes
+    for step, batch in enumerate(large):
+        assert sorted(row for shard in shards for row in shard[step]) == sorted(batch)
+
+
+class OneTaskAStep(Schedule):
+    """A user's own: tasks take turns, one to a batch."""
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return 5
+
+    def rows(self, epoch: int, batch: int) -> Mapping[str, int]:
+        return {list(SIZES)[(epoch + batch) % 3]: 2}
+
+
+def test_a_users_own_schedule_needs_two_methods() -> None:
+    batches = drawn(StepBatchSampler(OneTaskAStep(), SIZES, 0), epochs=2)
+    tasks = [sum(batch[0] >= offset for offset in OFFSETS.values()) - 1 for batch in batches]
+    assert tasks == [0, 1, 2, 0, 1, 1, 2, 0, 1, 2]
+    # The second epoch goes on where the first stopped: the twelve rows of quora come once each in six batches.
+    quora = [row for batch, task in zip(batches, tasks, strict=True) if task == 1 for row in batch]
+    assert len(set(quora)) == len(quora)
+
+
+def test_what_earlier_epochs_drew_is_the_same_counted_or_computed() -> None:
+    schedule = RoundRobin(SIZES, 3)
+    for epoch in range(4):
+        assert dict(schedule.drawn_before(epoch)) == {name: 0 for name in SIZES} | dict(
+            Schedule.drawn_before(schedule, epoch)
+        )

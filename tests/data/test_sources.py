@@ -1,0 +1,89 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from datasets import Dataset, DatasetDict
+
+from hf_multitask.data.sources import FileSource, HubSource, read_file
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", "sentence,label\nA film.,1\nNA,0\n"),
+        ("t.tsv", "sentence\tlabel\nA film.\t1\nNA\t0\n"),
+        ("t.json", json.dumps([{"sentence": "A film.", "label": "1"}, {"sentence": "NA", "label": "0"}])),
+        ("t.jsonl", '{"sentence": "A film.", "label": "1"}\n{"sentence": "NA", "label": "0"}\n'),
+    ],
+)
+def test_every_kind_of_text_file_gives_the_same_rows(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    rows = read_file(str(tmp_path / name))
+    assert rows[:] == {"sentence": ["A film.", "NA"], "label": ["1", "0"]}
+
+
+def test_parquet_keeps_its_types(tmp_path: Path) -> None:
+    pd.DataFrame({"sentence": ["a", None], "label": [1.5, 2.5]}).to_parquet(tmp_path / "t.parquet")
+    assert read_file(str(tmp_path / "t.parquet"))[:] == {"sentence": ["a", None], "label": [1.5, 2.5]}
+
+
+def test_the_courses_layout_is_a_delimiter_and_an_index_without_a_name(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('\tid\tsentence\tlabel\n7\tx\t A "quoted, word .\t3\n')
+    row = read_file(str(tmp_path / "t.csv"), "\t")[0]
+    assert (row["id"], row["sentence"], row["label"]) == ("x", ' A "quoted, word .', "3")
+
+
+@pytest.mark.parametrize("word", ["NA", "null", "None", "nan", "NULL", "N/A", "1.50"])
+def test_no_word_is_taken_for_a_missing_value_or_a_number(tmp_path: Path, word: str) -> None:
+    (tmp_path / "t.csv").write_text(f"sentence,label\n{word},1\n")
+    assert read_file(str(tmp_path / "t.csv"))["sentence"][0] == word
+
+
+def test_a_byte_order_mark_and_a_quoted_line_break_are_understood(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes('\ufeffsentence,label\n"two\nlines, ""quoted""",1\n'.encode())
+    assert read_file(str(tmp_path / "t.csv"))[0] == {"sentence": 'two\nlines, "quoted"', "label": "1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", b"", "is empty"),
+        ("t.xls", b"x", "is of no kind that can be read; known: .csv"),
+        ("t.csv", b"a,b\n1,2\n1,2,3\n", "cannot be read as csv: .*Expected 2 fields in line 3, saw 3"),
+        ("t.csv", b"sentence\n\xff\xfe\n", "cannot be read as csv: .*utf-8"),
+        ("t.csv", b'a,b\n"never closed,1\n', "cannot be read as csv: .*EOF inside string"),
+        ("t.json", b"{not json", "cannot be read as json"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} {message}") as error:
+        read_file(str(tmp_path / name))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not there"):
+        read_file(str(tmp_path / "t.csv"))
+    with pytest.raises(ValueError, match="is a folder, not a file"):
+        read_file(str(tmp_path))
+
+
+def test_unknown_keys_and_missing_splits_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown key 'delimeter'; did you mean 'delimiter'"):
+        FileSource.from_dict({"train": "t.csv", "delimeter": ","})
+    with pytest.raises(ValueError, match="there is no test split; this source has: train"):
+        FileSource(train="t.csv").split("test")
+    with pytest.raises(ValueError, match="path is missing"):
+        HubSource.from_dict({"text": "sentence"})
+
+
+def test_a_hub_dataset_is_loaded_by_name(tmp_path: Path) -> None:
+    rows = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
+    for split, part in DatasetDict({"train": rows, "dev": rows.select([1])}).items():
+        part.to_parquet(tmp_path / "data" / f"{split}-00000.parquet")
+    source = HubSource.from_dict({"path": str(tmp_path), "text": "text", "validation": "validation"})
+    assert source.load("train")["text"][:] == ["a", "b"]
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        HubSource(path="no/such-dataset").load("train")

@@ -1,0 +1,68 @@
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import pearsonr
+from sklearn.metrics import accuracy_score, root_mean_squared_error
+
+from hf_multitask import TaskConfig
+from hf_multitask.evaluation.metrics import final_score, predictions, probabilities, score, trivial_score
+
+CLASSES = TaskConfig("single_label_classification", num_labels=3)
+BINARY = TaskConfig("pair_classification")
+SCORES = TaskConfig("pair_regression")
+
+# Final score, SST accuracy, paraphrase accuracy, STS correlation: every row of the paper's Tables 3 to 6.
+PAPER = [
+    (0.759, 0.509, 0.858, 0.821),
+    (0.562, 0.385, 0.677, 0.246),
+    (0.701, 0.460, 0.776, 0.733),
+    (0.763, 0.504, 0.862, 0.849),
+    (0.770, 0.528, 0.862, 0.841),
+    (0.761, 0.514, 0.861, 0.817),
+    (0.762, 0.519, 0.843, 0.846),
+    (0.753, 0.503, 0.843, 0.825),
+    (0.754, 0.499, 0.863, 0.800),
+]
+
+
+@pytest.mark.parametrize(("final", "sst", "quora", "sts"), PAPER)
+def test_the_final_score_gives_the_papers_to_three_decimals(final: float, sst: float, quora: float, sts: float) -> None:
+    ours = final_score({"sst": {"accuracy": sst}, "quora": {"accuracy": quora}, "sts": {"pearson": sts, "rmse": 1.0}})
+    # The paper rounded its final score from unrounded parts: 0.0005 for the one and as much for the others.
+    assert abs(ours - final) < 0.001
+
+
+def test_metrics_equal_scikit_learns_and_scipys() -> None:
+    draw = np.random.default_rng(0)
+    truth, guess = draw.integers(3, size=500), draw.integers(3, size=500)
+    assert score(CLASSES, guess, truth)["accuracy"] == pytest.approx(accuracy_score(truth, guess), abs=1e-12)
+    truth, guess = draw.uniform(0, 5, 500), draw.uniform(0, 5, 500)
+    metrics = score(SCORES, guess, truth)
+    assert metrics["pearson"] == pytest.approx(pearsonr(guess, truth).statistic, abs=1e-12)
+    assert metrics["rmse"] == pytest.approx(root_mean_squared_error(truth, guess), abs=1e-12)
+
+
+@pytest.mark.parametrize(("guess", "truth"), [([2, 2, 2], [1, 2, 3]), ([1, 2, 3], [2, 2, 2]), ([1], [1])])
+def test_an_undefined_correlation_is_nan(guess: list[float], truth: list[float]) -> None:
+    metrics = score(SCORES, np.array(guess), np.array(truth))
+    assert math.isnan(metrics["pearson"])
+    assert math.isfinite(metrics["rmse"])
+    assert math.isnan(final_score({"sts": metrics, "sst": {"accuracy": 1.0}}))
+
+
+def test_logits_become_predictions_and_probabilities() -> None:
+    logits = np.array([[0.0, math.log(3), 0.0], [2.0, -1.0, 1.0]])
+    assert predictions(CLASSES, logits).tolist() == [1, 0]
+    assert probabilities(CLASSES, logits)[0].tolist() == pytest.approx([0.2, 0.6, 0.2])
+    logits = np.array([math.log(3), -math.log(4)])
+    assert predictions(BINARY, logits).tolist() == [1, 0]
+    assert probabilities(BINARY, logits).ravel().tolist() == pytest.approx([0.25, 0.75, 0.8, 0.2])
+    assert predictions(SCORES, np.array([2.5], dtype=np.float32)).tolist() == [2.5]
+
+
+def test_the_trivial_predictor_knows_only_the_training_labels() -> None:
+    assert trivial_score(CLASSES, np.array([2, 2, 0]), np.array([2, 0, 0, 1])) == {"accuracy": 0.25}
+    metrics = trivial_score(SCORES, np.array([1.0, 3.0]), np.array([0.0, 4.0]))
+    assert metrics["rmse"] == 2.0
+    assert math.isnan(metrics["pearson"])

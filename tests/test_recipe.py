@@ -1,0 +1,159 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_multitask.data.sources import FileSource, HubSource
+from hf_multitask.recipe import Recipe, RecipeParser, refusals, writable_folder
+
+ROOT = Path(__file__).parents[1]
+BASE = """
+backbone: some/encoder
+learning_rate: 5e-5
+tasks:
+  sst:
+    type: single_label_classification
+    num_labels: 5
+    files: {train: sst.csv, text: sentence}
+  sts:
+    type: pair_regression
+    hub: {path: nyu-mll/glue, name: stsb, text: [sentence1, sentence2]}
+    files: {train: sts.csv, text: [a, b]}
+"""
+
+
+@pytest.fixture
+def parse(tmp_path: Path):
+    """Parses a recipe with the given text and flags."""
+
+    def run(text: str = BASE, *flags: str) -> Recipe:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return RecipeParser("unused.yaml").parse_recipe(["--config", str(path), "--output_dir", str(tmp_path), *flags])
+
+    return run
+
+
+def test_a_recipe_is_read_into_arguments_tasks_and_sources(parse, tmp_path: Path) -> None:
+    recipe = parse()
+    assert recipe.model.backbone == "some/encoder"
+    assert recipe.training.learning_rate == 5e-5
+    assert list(recipe.tasks) == ["sst", "sts"]
+    assert recipe.tasks["sst"].num_labels == 5
+    assert recipe.sources["sst"].describe("train") == str(tmp_path / "sst.csv")
+
+
+def test_flags_go_over_the_file_in_both_spellings(parse) -> None:
+    recipe = parse(
+        BASE, "--learning_rate", "1e-3", "--per-device-train-batch-size=4", "--bf16", "--use_cpu", "--pooling", "max"
+    )
+    assert recipe.training.learning_rate == 1e-3
+    assert recipe.training.per_device_train_batch_size == 4
+    assert recipe.training.bf16
+    assert recipe.model.pooling == "max"
+
+
+def test_flags_reach_into_tasks(parse) -> None:
+    flags = ["--tasks.sst.pooling", "cls", "--tasks.sst.files.train=other.csv", "--tasks.sst.labels", "[a, b, c, d, e]"]
+    recipe = parse(BASE, *flags)
+    assert recipe.tasks["sst"].pooling == "cls"
+    assert recipe.tasks["sst"].labels == ["a", "b", "c", "d", "e"]
+    assert recipe.sources["sst"].train == "other.csv"
+
+
+def test_nested_values_and_lists_are_kept(parse) -> None:
+    recipe = parse(BASE + "lr_scheduler_kwargs: {num_decay_steps: 10}\nreport_to: [none]\n")
+    assert recipe.training.lr_scheduler_kwargs == {"num_decay_steps": 10}
+
+
+def test_files_are_taken_with_a_data_dir_and_the_hub_without(parse) -> None:
+    assert isinstance(parse().sources["sts"], HubSource)
+    source = parse(BASE, "--data_dir", "somewhere").sources["sts"]
+    assert isinstance(source, FileSource)
+    assert source.describe("train") == str(Path("somewhere") / "sts.csv")
+
+
+def test_a_recipe_extends_another_and_changes_what_it_names(parse, tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(BASE)
+    recipe = parse("extends: base.yaml\nlearning_rate: 1.0e-4\ntasks: {sts: {score_range: [1, 3]}}\n")
+    assert recipe.training.learning_rate == 1e-4
+    assert recipe.tasks["sts"].score_range == [1.0, 3.0]
+    assert recipe.tasks["sst"].num_labels == 5
+
+
+def test_a_folder_beside_the_recipe_is_the_backbone(parse, tmp_path: Path) -> None:
+    (tmp_path / "some" / "encoder").mkdir(parents=True)
+    assert parse().model.backbone == str(tmp_path / "some" / "encoder")
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "message"),
+    [
+        (BASE + "learning_rat: 1\n", (), "unknown argument '--learning_rat'; did you mean '--learning_rate'"),
+        (BASE, ("--learning_rat", "1"), "unknown argument '--learning_rat'; did you mean '--learning_rate'"),
+        (BASE, ("--learning_rate", "fast"), "invalid float value: 'fast'"),
+        (BASE + "bf16: perhaps\n", (), "recipe.yaml: argument --bf16"),
+        (BASE, ("--pooling", "meen"), "invalid choice: 'meen'"),
+        (BASE, ("--tasks.stss.pooling", "cls"), "task 'stss' is unknown; did you mean 'sts'"),
+        (BASE, ("--tasks.sst", "cls"), "name a key of the task"),
+        (BASE, ("--tasks.sst.pooling",), "--tasks.sst.pooling needs a value"),
+        (BASE, ("--tasks.sst.type.x", "1"), "a value where keys would have to be"),
+        (BASE, ("--tasks.sst.pooling", "meen"), "task 'sst': pooling 'meen' is unknown; did you mean 'mean'"),
+        (BASE, ("--tasks.sst.poolin", "cls"), "task 'sst': unknown key 'poolin'; did you mean 'pooling'"),
+        (BASE, ("--tasks.sst.files.txt", "x"), "task 'sst': files: unknown key 'txt'; did you mean 'text'"),
+        (BASE, ("--tasks.sst.files", "null"), "task 'sst': names no data; give files or hub"),
+        ("tasks: {}\nbackbone: x\n", (), "tasks is missing"),
+        ("tasks: [a]\nbackbone: x\n", (), "tasks must be a mapping by name"),
+        ("tasks: {a: b}\nbackbone: x\n", (), "task 'a': must be a mapping"),
+        ("tasks: {a: {type: pair_regression}}\n", (), "backbone is missing"),
+        ("backbone: x\nbackbone: y\n", (), "key 'backbone' is there twice"),
+        ("tasks:\n  a: {}\n  a: {}\n", (), "key 'a' is there twice"),
+        ("backbone: [\n", (), "is not valid YAML"),
+        ("- a\n", (), "must be a mapping"),
+        ("!!python/object/apply:os.getcwd []\n", (), "is not valid YAML"),
+        ("extends: none.yaml\n", (), "none.yaml is not there"),
+        (BASE + "label_smoothing_factor: 0.1\n", (), "label_smoothing_factor must be 0"),
+    ],
+)
+def test_mistakes_are_refused_by_a_sentence(parse, text: str, flags: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse(text, *flags)
+
+
+def test_a_missing_recipe_and_a_folder_are_refused(tmp_path: Path) -> None:
+    for path, message in ((tmp_path / "no.yaml", "is not there"), (tmp_path, "is a folder, not a file")):
+        with pytest.raises(ValueError, match=message):
+            RecipeParser("unused.yaml").parse_recipe(["--config", str(path)])
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/**/*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("flags", [[], ["--data_dir", "somewhere"]], ids=["hub", "files"])
+def test_every_recipe_of_the_repository_parses(path: Path, flags: list[str], tmp_path: Path) -> None:
+    recipe = RecipeParser(path).parse_recipe(["--output_dir", str(tmp_path), *flags])
+    assert len(recipe.tasks) == 3
+
+
+def test_a_refusal_is_one_line_and_status_two(capsys: Any) -> None:
+    with pytest.raises(SystemExit) as exit_, refusals():
+        raise ValueError("this\nis wrong.")
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err == "error: this is wrong.\n"
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"output_dir .*file/out cannot be written"):
+        writable_folder(str(tmp_path / "file" / "out"))
+    assert writable_folder(str(tmp_path / "new" / "out")).is_dir()
+    assert not list((tmp_path / "new" / "out").iterdir())
+
+
+def test_help_lists_our_flags_among_transformers() -> None:
+    script = ROOT / "recipes" / "train.py"
+    run = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0
+    assert "--head_learning_rate" in run.stdout
+    assert "--gradient_accumulation_steps" in run.stdout
