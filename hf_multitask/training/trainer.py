@@ -70,8 +70,8 @@ class MultiTaskTrainer(Trainer):
         self._tasks = model.config.tasks
         self._longest = longest_input(processing_class, model.config.encoder_config) if processing_class else 0
         self.processing_class = processing_class
-        self._loss_sums: dict[str, torch.Tensor] = {}
-        self._loss_counts: dict[str, int] = defaultdict(int)
+        # By task: the sum of the batches' losses since the last log, and their number.
+        self._loss_totals: defaultdict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(2, device=args.device))
         self._epoch_setter = EpochSetter()
         packing = use_packing(model, args.packing)
         kwargs.setdefault(
@@ -217,17 +217,18 @@ class MultiTaskTrainer(Trainer):
             loss = sum(outputs.losses.values())
             return (loss, outputs) if return_outputs else loss
         for name, value in outputs.losses.items():
-            self._loss_sums[name] = self._loss_sums.get(name, 0.0) + value.detach()
-            self._loss_counts[name] += 1
+            self._loss_totals[name] += torch.stack([value.detach(), torch.ones_like(value)])
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each task's mean loss since the last log, and the heads' learning rate, to the training logs."""
         if "loss" in logs:
-            for name, total in self._loss_sums.items():
-                mean = (total / self._loss_counts[name]).reshape(1)
-                logs[f"loss_{name}"] = self.accelerator.gather(mean).mean().item()
-            self._loss_sums, self._loss_counts = {}, defaultdict(int)
+            # One exchange for all tasks: with some schedules, processes have not seen the same ones.
+            totals = self.accelerator.reduce(torch.stack([self._loss_totals[name] for name in self._tasks]))
+            for name, (total, count) in zip(self._tasks, totals.tolist(), strict=True):
+                if count:
+                    logs[f"loss_{name}"] = total / count
+            self._loss_totals.clear()
             if self.args.head_learning_rate is not None:
                 logs["head_learning_rate"] = float(self.lr_scheduler.get_last_lr()[-1])
         super().log(logs, start_time)

@@ -370,7 +370,8 @@ metrics = trainer.evaluate()
 rows = {name: len(array) for name, array in trainer.predict(task_rows(9, seed=2)).predictions.items()}
 if trainer.is_world_process_zero():
     torch.save({"gradients": recorder.seen, "weights": trainer.model.state_dict(), "metrics": metrics, "rows": rows,
-                "losses": [log["loss"] for log in trainer.state.log_history if "loss" in log]}, folder + "/result.pt")
+                "losses": [log["loss"] for log in trainer.state.log_history if "loss" in log],
+                "sst": [log["loss_sst"] for log in trainer.state.log_history if "loss" in log]}, folder + "/result.pt")
 trainer.end()
 """
 
@@ -410,6 +411,7 @@ def test_two_processes_train_as_one_does_with_the_whole_batch(make_trainer, tmp_
         for name, gradient in mine.items():
             torch.testing.assert_close(theirs[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
     assert two["losses"] == pytest.approx([log["loss"] for log in one.state.log_history if "loss" in log], rel=1e-4)
+    assert two["sst"] == pytest.approx([log["loss_sst"] for log in one.state.log_history if "loss" in log], rel=1e-4)
     assert two["rows"] == {"sst": 9, "quora": 18, "sts": 12}
     metrics = one.evaluate()
     for name in ("eval_sst_accuracy", "eval_quora_accuracy", "eval_sts_pearson"):
