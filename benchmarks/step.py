@@ -1,6 +1,6 @@
 """Time of a Round Robin step: ours, through Trainer, against a plain loop, written here as a careful user would.
 
-    python benchmarks/step.py --backbone MINILM --data-dir DIR [--precision bf16]
+    python -m benchmarks.step --backbone MINILM --data-dir DIR [--precision bf16]
 
 The plain loop pads each sentence list to its longest, runs the encoder once per list, sums the three losses, clips and
 steps torch's AdamW. Both sides have the same weights, rows and seed, and take turns step by step in one run; ours is
@@ -10,6 +10,7 @@ timed from the end of a plain step to the end of our next, with all that Trainer
 import argparse
 import copy
 import statistics
+import tempfile
 import time
 from typing import Any
 
@@ -117,7 +118,7 @@ def main() -> None:
     plain = PlainLoop(model, MultiTaskDataset(rows), tokenizer, args.batch_size, args.seed, bf16)
     turns = TakeTurns(plain)
     training = MultiTaskTrainingArguments(
-        "outputs/benchmark",
+        tempfile.mkdtemp(),
         per_device_train_batch_size=args.batch_size,
         max_steps=args.steps + args.warmup,
         learning_rate=1e-5,

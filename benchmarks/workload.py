@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_multitask.data.preparation import prepare
 from hf_multitask.data.sources import FileSource
 from hf_multitask.data.tokenization import tokenize
-from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, TaskConfig
+from hf_multitask.model.configuration_mtbert import TaskConfig
 
 TASKS = {
     "sst": TaskConfig("single_label_classification", num_labels=5),
@@ -48,6 +48,7 @@ def training_rows(data_dir: str | None, tokenizer: PreTrainedTokenizerBase) -> d
 def synthetic_rows(task: TaskConfig, count: int, seed: int = 0) -> Dataset:
     """Random English-like rows: 3 to 40 words, most of them short, as in the real files."""
     draw = random.Random(seed)
+    # This file's own words are as good as any.
     words = Path(__file__).read_text().split()
     columns = ["sentence1", "sentence2"] if task.is_pair else ["sentence"]
 
@@ -56,8 +57,3 @@ def synthetic_rows(task: TaskConfig, count: int, seed: int = 0) -> Dataset:
 
     labels = [draw.uniform(0, 5) if task.is_regression else draw.randrange(task.num_labels) for _ in range(count)]
     return Dataset.from_dict({**{column: [text() for _ in range(count)] for column in columns}, "label": labels})
-
-
-def config_for(encoder_config: object) -> MultiTaskBertConfig:
-    """The model of the benchmarks."""
-    return MultiTaskBertConfig(encoder_config=encoder_config, tasks=TASKS)
