@@ -57,7 +57,7 @@ def test_the_quickstart_beats_the_trivial_predictors_clearly(run_script: Callabl
 @pytest.mark.slow
 @needs_data
 @needs_minilm
-@pytest.mark.parametrize(("features", "least"), [("u,v", 0.69), ("u,v,|u-v|", 0.71)])
+@pytest.mark.parametrize(("features", "least"), [("u,v", 0.69), ("u,v,|u-v|", 0.70)])
 def test_a_pretrained_encoder_learns_the_courses_tasks(
     run_script: Callable[..., Any], tmp_path: Path, features: str, least: float
 ) -> None:
@@ -67,5 +67,5 @@ def test_a_pretrained_encoder_learns_the_courses_tasks(
         *("--tasks.quora.pair_features", features),
     )
     assert run.returncode == 0, run.stderr[-2000:]
-    # The README's figures less two standard errors of SST's dev accuracy, which is most of the noise.
+    # The README's figures less two standard errors of the final score, about 0.006 each.
     assert json.loads((tmp_path / "all_results.json").read_text())["eval_final_score"] > least
