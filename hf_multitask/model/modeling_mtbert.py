@@ -1,7 +1,7 @@
 """One shared encoder, one head per task (paper section 4, figure 1)."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutpu
 
 from .configuration_mtbert import MultiTaskBertConfig, TaskConfig, nearest
 from .heads import build_head, task_loss
-from .packing import can_pack, encode_packed
+from .packing import can_pack, encode_packed, unpack
 from .pooling import pool
 
 
@@ -200,7 +200,7 @@ class MultiTaskBertModel(PreTrainedModel):
         given = {name: value for name, value in optional.items() if value is not None}
         if packing is not None:
             encoded = encode_packed(self.backbone, packing, input_ids=input_ids, **given, **kwargs)
-            hidden, attention_mask = encoded.last_hidden_state[0][packing["padded"]], packing["mask"]
+            hidden, attention_mask = unpack(encoded.last_hidden_state, packing), packing["mask"]
         else:
             encoded = self.backbone(input_ids, **given, **kwargs)
             hidden = encoded.last_hidden_state
@@ -222,24 +222,22 @@ class MultiTaskBertModel(PreTrainedModel):
         losses: dict[str, Tensor] = {}
         logits: dict[str, Tensor] = {}
         embeddings: list[Tensor] = []
-        for name, rows, sequences in self._slices(tasks, hidden.shape[0]):
-            pooled = pool(hidden[sequences], mask[sequences], self.config.pooling_of(name))
+        counts = self._sequences(tasks, hidden.shape[0])
+        for name, states, real in zip(tasks, hidden.split(counts), mask.split(counts), strict=True):
+            pooled = pool(states, real, self.config.pooling_of(name))
             embeddings.append(pooled)
-            logits[name] = self.heads[name](*pooled.split(rows))
+            logits[name] = self.heads[name](*pooled.split(tasks[name]))
             if labels is not None:
                 losses[name] = task_loss(self.config.tasks[name], logits[name], labels[name])
         loss = sum(self.config.tasks[name].weight * value for name, value in losses.items()) if losses else None
         return {"loss": loss, "losses": losses or None, "logits": logits, "embeddings": torch.cat(embeddings)}
 
-    def _slices(self, tasks: Mapping[str, int], total: int) -> Iterator[tuple[str, int, slice]]:
-        """Each task's name, rows and place among the sequences."""
+    def _sequences(self, tasks: Mapping[str, int], total: int) -> list[int]:
+        """How many of the sequences belong to each task."""
         counts = {name: rows * self._task(name).sequences_per_row for name, rows in tasks.items()}
-        if sum(counts.values()) != total or min(counts.values(), default=0) < 1:
+        if sum(counts.values()) != total or not all(counts.values()):
             raise ValueError(f"{total} sequences do not fit the tasks' rows {dict(tasks)}, which read {counts}.")
-        start = 0
-        for name, rows in tasks.items():
-            yield name, rows, slice(start, start + counts[name])
-            start += counts[name]
+        return list(counts.values())
 
     def _task(self, name: str) -> TaskConfig:
         if name not in self.config.tasks:

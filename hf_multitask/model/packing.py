@@ -10,9 +10,11 @@ Shape legend:
     - S: number of sequences
     - L: length of the longest sequence
     - G, N: sequences of a group, and the length of its longest
+    - P: tokens of all groups, G x N each, padding included
 """
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +25,12 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
+
+from .dropout import bit_dropout, draws_bits
+
+# Lengths of groups are multiples of it: torch's kernels for other lengths are up to ten times slower on a CPU, and
+# on a GPU do without its tensor cores.
+_MULTIPLE = 16
 
 logger = logging.get_logger(__name__)
 
@@ -41,8 +49,9 @@ def pack(lengths: Sequence[int]) -> dict[str, Any]:
         Tensors, to be moved to the encoder's device with the batch:
         `position_ids` [1, T], each token's place within its sequence;
         `padded` [S, L] and `mask` [S, L], where in the row the tokens of each sequence are, and which are real;
-        `groups`, for each group of sequences the places of its tokens [G, N] and which are real [G, N];
-        `restore` [T], where in the groups' tokens, laid end to end, each token of the row is;
+        `places` [P], where in the row the tokens of all groups of sequences are, laid end to end with their padding;
+        `groups`, for each group which of its tokens are real [G, N];
+        `restore` [T], where among the groups' tokens each token of the row is;
         `boundaries` [S + 1] int32, where sequences begin and end, for kernels of variable length.
     """
     sizes = torch.as_tensor(lengths)
@@ -50,26 +59,29 @@ def pack(lengths: Sequence[int]) -> dict[str, Any]:
     starts = boundaries[:-1]
     positions = torch.arange(int(boundaries[-1])) - starts.repeat_interleave(sizes)
     padded, mask = _places(starts, sizes)
-    # Within a group, no sequence is twice as long as another: few groups, and little padding where it costs least.
-    kinds = torch.log2(sizes).long()
-    groups = [_places(starts[members], sizes[members]) for members in (kinds == kind for kind in kinds.unique())]
-    order = torch.cat([places[real] for places, real in groups])
-    offsets = torch.cat([real.flatten() for _, real in groups]).nonzero().squeeze(1)
-    restore = torch.empty_like(order)
-    restore[order] = offsets
+    # Groups of up to 16, 32, 64, ... tokens: few groups, and little padding where it would cost most.
+    kinds = torch.log2((sizes / _MULTIPLE).ceil()).ceil()
+    groups = [
+        _places(starts[members], sizes[members], _MULTIPLE) for members in (kinds == kind for kind in kinds.unique())
+    ]
+    places = torch.cat([places.flatten() for places, _ in groups])
+    real = torch.cat([real.flatten() for _, real in groups])
+    restore = torch.empty_like(positions)
+    restore[places[real]] = real.nonzero().squeeze(1)
     return {
         "position_ids": positions.unsqueeze(0),
         "padded": padded,
         "mask": mask,
-        "groups": [{"places": places, "real": real} for places, real in groups],
+        "places": places,
+        "groups": [real for _, real in groups],
         "restore": restore,
         "boundaries": boundaries.int(),
     }
 
 
-def _places(starts: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+def _places(starts: Tensor, sizes: Tensor, multiple: int = 1) -> tuple[Tensor, Tensor]:
     """The places of sequences' tokens in the row, padded with the sequence's first; and which are real."""
-    steps = torch.arange(int(sizes.max()))
+    steps = torch.arange(math.ceil(int(sizes.max()) / multiple) * multiple)
     real = steps < sizes.unsqueeze(1)
     return torch.where(real, starts.unsqueeze(1) + steps, starts.unsqueeze(1)), real
 
@@ -102,14 +114,24 @@ def packed_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, sliding_window=sliding_window, **kwargs
         )
-    tokens = [states[0].transpose(0, 1) for states in (query, key, value)]
+    # By index_select and not by brackets, whose gradient is many times slower: it provides for repeated places.
+    tokens = [states[0].transpose(0, 1).index_select(0, packing["places"]) for states in (query, key, value)]
+    sizes = [real.numel() for real in packing["groups"]]
     outputs = []
-    for group in packing["groups"]:
-        q, k, v = (states[group["places"]].transpose(1, 2) for states in tokens)
-        mask = _group_mask(group["real"], sliding_window)
-        output = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
+    for real, *states in zip(packing["groups"], *(state.split(sizes) for state in tokens), strict=True):
+        q, k, v = (state.unflatten(0, real.shape).transpose(1, 2) for state in states)
+        output = _attend(q, k, v, _group_mask(real, sliding_window), dropout, scaling)
         outputs.append(output.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs)[packing["restore"]].unsqueeze(0), None
+    return torch.cat(outputs).index_select(0, packing["restore"]).unsqueeze(0), None
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float, scaling: float | None) -> Tensor:
+    """Attention of [G, heads, N, head size], by torch's kernels; a CPU has none with dropout."""
+    if not dropout or not draws_bits(q):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
+    scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
+    weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1, dtype=torch.float32)
+    return bit_dropout(weights, dropout).to(v.dtype) @ v
 
 
 def _group_mask(real: Tensor, sliding_window: int | None) -> Tensor:
@@ -177,3 +199,9 @@ def encode_packed(encoder: PreTrainedModel, packing: dict[str, Any], **inputs: A
     # A mask of four dimensions is handed on as it is; none would be made into one of T x T by local attention.
     no_mask = position_ids.new_zeros(1, 1, 1, 1)
     return encoder(**inputs, attention_mask=no_mask, position_ids=position_ids, packing=packing)
+
+
+def unpack(states: Tensor, packing: dict[str, Any]) -> Tensor:
+    """The states of a packed row, [1, T, H], by sequence, [S, L, H]; padding holds copies of a first token's."""
+    places = packing["padded"]
+    return states[0].index_select(0, places.flatten()).unflatten(0, places.shape)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, ProgressCallback, Trainer
 from transformers.trainer_utils import EvalLoopOutput, seed_worker
@@ -19,10 +20,11 @@ from hf_multitask.data.schedule import RoundRobin, Schedule, StepBatchSampler
 from hf_multitask.data.tokenization import longest_input, tokenize
 from hf_multitask.evaluation.metrics import final_score, predictions, score
 from hf_multitask.model.configuration_mtbert import nearest
+from hf_multitask.model.dropout import use_bit_dropout
 from hf_multitask.model.modeling_mtbert import MultiTaskBertModel
 from hf_multitask.model.packing import use_packing
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
-from hf_multitask.training.callbacks import EpochSetter, TaskProgressCallback
+from hf_multitask.training.callbacks import EmbeddingGradientKeeper, EpochSetter, TaskProgressCallback
 from hf_multitask.training.optimizer import separate_heads
 
 logger = logging.getLogger(__name__)
@@ -89,8 +91,16 @@ class MultiTaskTrainer(Trainer):
         if self.train_dataset is not None:
             self.schedule  # noqa: B018  (a mistake in the arguments is found before training)
         self.add_callback(self._epoch_setter)
+        if self.args.device.type == "cpu":
+            use_bit_dropout(model)
+            self._keep_embedding_gradient()
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(TaskProgressCallback)
+
+    def _keep_embedding_gradient(self) -> None:
+        embeddings = self.model.get_input_embeddings()
+        if self.args.world_size == 1 and isinstance(embeddings, nn.Embedding) and embeddings.weight.requires_grad:
+            self.add_callback(EmbeddingGradientKeeper(embeddings))
 
     # ---- Data ----
 
