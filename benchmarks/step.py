@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
@@ -120,6 +121,31 @@ class TakeTurns(TrainerCallback):
         self.theirs.append(self.start - end)
 
 
+def make_trainer(
+    model: MultiTaskBertModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: dict[str, Dataset],
+    args: argparse.Namespace,
+    steps: int,
+    callbacks: list[TrainerCallback] | None = None,
+) -> MultiTaskTrainer:
+    """Our side, with the same settings as the plain loop."""
+    training = MultiTaskTrainingArguments(
+        tempfile.mkdtemp(),
+        per_device_train_batch_size=args.batch_size,
+        max_steps=steps,
+        learning_rate=1e-5,
+        bf16=args.precision == "bf16",
+        seed=args.seed,
+        packing=args.packing,
+        logging_steps=10,
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    return MultiTaskTrainer(model, training, rows, processing_class=tokenizer, callbacks=callbacks)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
@@ -132,22 +158,8 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.backbone)
     rows = training_rows(args.data_dir, tokenizer)
     bf16 = args.precision == "bf16"
-    plain = PlainLoop(model, MultiTaskDataset(rows), tokenizer, args.batch_size, args.seed, bf16)
-    turns = TakeTurns(plain)
-    training = MultiTaskTrainingArguments(
-        tempfile.mkdtemp(),
-        per_device_train_batch_size=args.batch_size,
-        max_steps=args.steps + args.warmup,
-        learning_rate=1e-5,
-        bf16=bf16,
-        seed=args.seed,
-        packing=args.packing,
-        logging_steps=10,
-        save_strategy="no",
-        use_cpu=True,
-        disable_tqdm=True,
-    )
-    trainer = MultiTaskTrainer(model, training, rows, processing_class=tokenizer, callbacks=[turns])
+    turns = TakeTurns(PlainLoop(model, MultiTaskDataset(rows), tokenizer, args.batch_size, args.seed, bf16))
+    trainer = make_trainer(model, tokenizer, rows, args, args.steps + args.warmup, [turns])
     turns.time(model, "forward")
     turns.time(trainer.accelerator, "backward")
     turns.time(trainer.accelerator, "clip_grad_norm_")

@@ -3,10 +3,12 @@
 import argparse
 import random
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from hf_multitask.data.loading import load_split
 from hf_multitask.data.preparation import prepare
 from hf_multitask.data.sources import FileSource
 from hf_multitask.data.tokenization import tokenize
@@ -25,24 +27,49 @@ _FILES = {
 MAX_LENGTH = 256
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that all benchmarks have."""
-    parser.add_argument("--backbone", required=True, help="Folder or Hub id of the encoder.")
-    parser.add_argument("--data-dir", help="Folder with the CS224N project's files; synthetic rows without one.")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--batch-size", type=int, default=8, help="Rows of each task in a step.")
-    parser.add_argument("--seed", type=int, default=0)
+_FLAGS: dict[str, dict[str, Any]] = {
+    "backbone": {"required": True, "help": "Folder or Hub id of the encoder."},
+    "data_dir": {"help": "Folder with the CS224N project's files; synthetic rows without one."},
+    "precision": {"choices": ["fp32", "bf16"], "default": "fp32"},
+    "batch_size": {"type": int, "default": 8, "help": "Rows of each task in a step."},
+    "seed": {"type": int, "default": 0},
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Adds the flags of these names, or all of those that benchmarks share."""
+    for name in names or _FLAGS:
+        parser.add_argument("--" + name.replace("_", "-"), **_FLAGS[name])
 
 
 def training_rows(data_dir: str | None, tokenizer: PreTrainedTokenizerBase) -> dict[str, Dataset]:
     """Tokenized training rows of the three tasks."""
     if data_dir is None:
         return {name: tokenize(synthetic_rows(task, 2000), task, tokenizer, MAX_LENGTH) for name, task in TASKS.items()}
-    sources = {
-        name: FileSource(text=text, label=label, train=f"{stem}-train.csv", delimiter="\t", data_dir=data_dir)
-        for name, (stem, text, label) in _FILES.items()
-    }
+    sources = {name: _source(name, data_dir) for name in TASKS}
     return prepare(TASKS, sources, ["train"], tokenizer, MAX_LENGTH, "drop").rows["train"]
+
+
+def sentences(data_dir: str | None, count: int, seed: int) -> list[str]:
+    """Distinct sentences of the questions' and the reviews' files, shuffled; or synthetic ones."""
+    if data_dir is None:
+        return synthetic_rows(TASKS["sst"], count, seed)["sentence"][:]
+    tables = [load_split(name, TASKS[name], _source(name, data_dir), "train", "drop")[0] for name in ("quora", "sst")]
+    distinct = sorted(
+        {
+            text
+            for rows in tables
+            for column in rows.column_names
+            if column.startswith("sentence")
+            for text in rows[column]
+        }
+    )
+    return random.Random(seed).sample(distinct, min(count, len(distinct)))
+
+
+def _source(name: str, data_dir: str) -> FileSource:
+    stem, text, label = _FILES[name]
+    return FileSource(text=text, label=label, train=f"{stem}-train.csv", delimiter="\t", data_dir=data_dir)
 
 
 def synthetic_rows(task: TaskConfig, count: int, seed: int = 0) -> Dataset:

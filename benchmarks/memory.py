@@ -1,0 +1,64 @@
+"""Peak memory of training steps: ours against the plain loop of `benchmarks.step`.
+
+    python -m benchmarks.memory --backbone MINILM --data-dir DIR [--precision bf16]
+
+Each side trains the same rows in a process of its own; its peak is that of the process's resident memory, counted from
+before the model is loaded.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+
+from transformers import AutoTokenizer
+
+from benchmarks.step import PlainLoop, make_trainer
+from benchmarks.workload import TASKS, add_arguments, training_rows
+from hf_multitask import MultiTaskBertModel
+from hf_multitask.data.dataset import MultiTaskDataset
+
+
+def peak() -> float:
+    """Of this process's resident memory so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure(side: str, args: argparse.Namespace) -> None:
+    """Trains one side and prints its peak above what was there before, in MB."""
+    tokenizer = AutoTokenizer.from_pretrained(args.backbone)
+    rows = training_rows(args.data_dir, tokenizer)
+    before = peak()
+    model = MultiTaskBertModel.from_backbone(args.backbone, tasks=TASKS)
+    if side == "plain":
+        loop = PlainLoop(model, MultiTaskDataset(rows), tokenizer, args.batch_size, args.seed, args.precision == "bf16")
+        del model
+        for _ in range(args.steps):
+            loop.step()
+    else:
+        make_trainer(model, tokenizer, rows, args, args.steps).train()
+    print(peak() - before)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--packing", choices=["auto", "on", "off"], default="auto")
+    parser.add_argument("--side", choices=["plain", "ours"], help="Measure one side only, in this process.")
+    args = parser.parse_args()
+    if args.side:
+        measure(args.side, args)
+        return
+    peaks = {}
+    for side in ("plain", "ours"):
+        command = [sys.executable, "-m", "benchmarks.memory", *sys.argv[1:], "--side", side]
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        peaks[side] = float(output.split()[-1])
+    print(f"| memory of a step, {args.precision}, batch {args.batch_size} | peak, MB | ratio |\n| --- | ---: | ---: |")
+    print(f"| plain loop | {peaks['plain']:.0f} | 1.00 |")
+    print(f"| hf-multitask | {peaks['ours']:.0f} | {peaks['ours'] / peaks['plain']:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
