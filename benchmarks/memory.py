@@ -7,28 +7,22 @@ before the model is loaded.
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 
 from transformers import AutoTokenizer
 
 from benchmarks.step import PlainLoop, make_trainer
-from benchmarks.workload import TASKS, add_arguments, training_rows
+from benchmarks.workload import TASKS, add_arguments, peak_memory, training_rows
 from hf_multitask import MultiTaskBertModel
 from hf_multitask.data.dataset import MultiTaskDataset
-
-
-def peak() -> float:
-    """Of this process's resident memory so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure(side: str, args: argparse.Namespace) -> None:
     """Trains one side and prints its peak above what was there before, in MB."""
     tokenizer = AutoTokenizer.from_pretrained(args.backbone)
     rows = training_rows(args.data_dir, tokenizer)
-    before = peak()
+    before = peak_memory()
     model = MultiTaskBertModel.from_backbone(args.backbone, tasks=TASKS)
     if side == "plain":
         loop = PlainLoop(model, MultiTaskDataset(rows), tokenizer, args.batch_size, args.seed, args.precision == "bf16")
@@ -37,7 +31,7 @@ def measure(side: str, args: argparse.Namespace) -> None:
             loop.step()
     else:
         make_trainer(model, tokenizer, rows, args, args.steps).train()
-    print(peak() - before)
+    print(peak_memory() - before)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 
 from benchmarks.workload import TASKS, add_arguments, training_rows
 from hf_multitask import MultiTaskBertModel, MultiTaskTrainer, MultiTaskTrainingArguments
@@ -143,7 +143,10 @@ def make_trainer(
         use_cpu=True,
         disable_tqdm=True,
     )
-    return MultiTaskTrainer(model, training, rows, processing_class=tokenizer, callbacks=callbacks)
+    trainer = MultiTaskTrainer(model, training, rows, processing_class=tokenizer, callbacks=callbacks)
+    # Logs are gathered, as in any run, and not printed between the tables.
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def main() -> None:

@@ -42,6 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser, *names: str) -> None:
         parser.add_argument("--" + name.replace("_", "-"), **_FLAGS[name])
 
 
+def peak_memory() -> float:
+    """The peak of this process's resident memory so far, in MB (Linux only).
+
+    Not `getrusage`, whose peak a process inherits from the one that starts it.
+    """
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 1024
+
+
 def training_rows(data_dir: str | None, tokenizer: PreTrainedTokenizerBase) -> dict[str, Dataset]:
     """Tokenized training rows of the three tasks."""
     if data_dir is None:

@@ -58,8 +58,14 @@ class MultiTaskCollator(DataCollatorWithPadding):
         if not self.packing:
             return dict(super().__call__(sequences))
         rows = {key: [sequence[key] for sequence in sequences] for key in sequences[0]}
-        row = {key: torch.tensor([list(chain.from_iterable(values))]) for key, values in rows.items()}
-        return {**row, "packing": pack([len(ids) for ids in rows["input_ids"]])}
+        packing = pack([len(ids) for ids in rows["input_ids"]])
+        length = packing["position_ids"].shape[1]
+        fill = {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": self.tokenizer.pad_token_type_id}
+        batch = {}
+        for key, values in rows.items():
+            flat = list(chain.from_iterable(values))
+            batch[key] = torch.tensor([flat + [fill[key]] * (length - len(flat))])
+        return {**batch, "packing": packing}
 
     def _label_dtype(self, name: str) -> torch.dtype:
         return torch.float32 if self.task_configs[name].is_regression else torch.int64

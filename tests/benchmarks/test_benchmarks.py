@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from transformers import BertModel
 
 from tests.conftest import encoder_config
@@ -12,11 +13,32 @@ from tests.conftest import encoder_config
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_steps_benchmark_prints_its_table(tmp_path: Path, tokenizer: Any) -> None:
+QUICK = {
+    "step": ["--steps", "2", "--warmup", "1"],
+    "memory": ["--steps", "2"],
+    "predict": ["--sentences", "40", "--rounds", "1", "--max-length", "60"],
+    "loading": ["--rows", "50"],
+    "scale": ["--steps", "1", "--warmup", "1"],
+}
+TABLES = {
+    "step": ["| plain loop |", "| hf-multitask |", "Overhead:"],
+    "memory": ["| plain loop |", "| hf-multitask |"],
+    "predict": ["| sentence-transformers |", "| pipeline (batches of "],
+    "loading": ["| first start |", "| second start |"],
+    "scale": ["r² =", "| rows of the datasets |", "| 50 |"],
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["step", *(pytest.param(name, marks=pytest.mark.slow) for name in QUICK if name != "step")]
+)
+def test_a_benchmark_prints_its_tables(name: str, tmp_path: Path, tokenizer: Any) -> None:
+    if name == "predict":
+        pytest.importorskip("sentence_transformers")
     BertModel(encoder_config(max_position_embeddings=260)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    command = [sys.executable, "-m", "benchmarks.step", "--backbone", str(tmp_path), "--steps", "2", "--warmup", "1"]
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--backbone", str(tmp_path), *QUICK[name]]
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr[-2000:]
-    assert "| plain loop |" in run.stdout
-    assert "| hf-multitask |" in run.stdout
+    for line in TABLES[name]:
+        assert line in run.stdout

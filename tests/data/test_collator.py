@@ -32,10 +32,11 @@ def test_tasks_stand_together_first_texts_before_second(collate) -> None:
     assert "token_type_ids" not in batch
 
 
-def test_packed_they_stand_in_one_row(collate) -> None:
+def test_packed_they_stand_in_one_row_of_a_round_length(collate) -> None:
     batch = collate(ROWS, packing=True)
-    assert batch["input_ids"].tolist() == [[2, 5, 3, 2, 9, 3, 2, 6, 3, 2, 10, 11, 3, 2, 7, 8, 3]]
-    assert batch["packing"]["boundaries"].tolist() == [0, 3, 6, 9, 13, 17]
+    row = [2, 5, 3, 2, 9, 3, 2, 6, 3, 2, 10, 11, 3, 2, 7, 8, 3]
+    assert batch["input_ids"].tolist() == [row + [0] * (32 - len(row))]
+    assert batch["packing"]["boundaries"].tolist() == [0, 3, 6, 9, 13, 17, 32]
 
 
 def test_classes_are_integers_and_scores_are_floats(collate) -> None:
@@ -54,7 +55,7 @@ def test_what_infers_a_batchs_size_counts_rows(collate, packing: bool) -> None:
 @pytest.mark.parametrize("packing", [False, True])
 def test_token_types_are_zero_where_a_row_has_none(collate, packing: bool) -> None:
     types = collate([CROSS, ROWS[1]], packing)["token_type_ids"]
-    expected = [[0, 0, 0, 1, 1, 0, 0, 0, 0]] if packing else [[0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]
+    expected = [[0, 0, 0, 1, 1] + [0] * 27] if packing else [[0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]
     assert types.tolist() == expected
 
 

@@ -10,6 +10,7 @@ from transformers import AttentionInterface, AutoModel, DebertaV2Config
 
 from hf_multitask import MultiTaskBertConfig, MultiTaskBertModel
 from hf_multitask.data.collator import MultiTaskCollator
+from hf_multitask.model.dropout import use_bit_dropout
 from hf_multitask.model.packing import pack, packed_attention, use_packing
 from tests.conftest import TASKS, tiny_model
 
@@ -94,15 +95,17 @@ def test_packed_and_padded_agree_for_any_lengths(kind: str, tokenizer: Any) -> N
 @settings(max_examples=50, deadline=None)
 def test_every_token_is_in_one_group_once_and_comes_back_to_its_place(lengths: list[int]) -> None:
     packing = pack(lengths)
-    row = torch.arange(sum(lengths))
+    filling = -sum(lengths) % 32
+    row = torch.arange(sum(lengths) + filling)
     laid_out = row[packing["places"]]
     real = torch.cat([real.flatten() for real in packing["groups"]])
     assert torch.equal(laid_out[real].sort().values, row)
     assert torch.equal(laid_out[packing["restore"]], row)
-    expected = torch.nn.utils.rnn.pad_sequence(row.split(lengths), batch_first=True)
+    expected = torch.nn.utils.rnn.pad_sequence(row[: sum(lengths)].split(lengths), batch_first=True)
     assert torch.equal(torch.where(packing["mask"], packing["padded"], 0), expected)
-    assert packing["position_ids"].tolist() == [[position for length in lengths for position in range(length)]]
-    assert packing["boundaries"].tolist() == [sum(lengths[:i]) for i in range(len(lengths) + 1)]
+    sizes = [*lengths, filling] if filling else lengths
+    assert packing["position_ids"].tolist() == [[position for length in sizes for position in range(length)]]
+    assert packing["boundaries"].tolist() == [sum(sizes[:i]) for i in range(len(sizes) + 1)]
 
 
 def test_attention_costs_little_more_than_the_sequences_squares_and_few_groups() -> None:
@@ -114,8 +117,8 @@ def test_attention_costs_little_more_than_the_sequences_squares_and_few_groups()
 
 
 def test_attention_with_dropout_is_attention_then_dropout() -> None:
-    query, key, value = torch.randn(3, 1, 2, 30, 8)
-    packing = pack([5, 20, 4, 1])
+    query, key, value = torch.randn(3, 1, 2, 32, 8)
+    packing = pack([5, 20, 4, 3])
     exact, _ = packed_attention(torch.nn.Module(), query, key, value, None, packing)
     # A probability that rounds to 0 takes the same path and drops nothing.
     nothing_dropped, _ = packed_attention(torch.nn.Module(), query, key, value, None, packing, dropout=1e-9)
@@ -172,6 +175,16 @@ def test_bf16_autocast(tokenizer: Any) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = model(**packed).loss
     torch.testing.assert_close(mixed, model(**padded).loss, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_it_compiles_as_one_graph(training: bool, tokenizer: Any) -> None:
+    model = model_of("bert").train(training)
+    use_bit_dropout(model)
+    _, packed = both_layouts(random_rows([5, 19, 4, 8, 3, 7], model), model, tokenizer)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)(**packed)
+    if not training:
+        torch.testing.assert_close(compiled.loss, model(**packed).loss)
 
 
 def test_the_reference_kernel_gives_the_same_as_the_fast_one(tokenizer: Any) -> None:
