@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from accelerate.utils import send_to_device
 from datasets import Dataset
@@ -85,12 +84,9 @@ def predict_logits(
         raise ValueError(f"task {task!r}: {len(bad)} text(s) cannot be read, the first {bad[0]}")
     tokens = tokenize(rows, config, tokenizer, max_length or longest_input(tokenizer, model.config.encoder_config))
     collator = MultiTaskCollator(tokenizer, task_configs=model.config.tasks, packing=use_packing(model, "auto"))
-    columns = [column for column in ("input_ids", "input_ids_2") if column in tokens.column_names]
-    lengths = sum(pc.list_value_length(tokens.data.column(column)).to_numpy() for column in columns)
-    order = np.argsort(lengths, kind="stable")
-    batches = DataLoader(
-        MultiTaskDataset({task: tokens}), batch_size=batch_size, sampler=order.tolist(), collate_fn=collator
-    )
+    dataset = MultiTaskDataset({task: tokens})
+    order = dataset.by_length()
+    batches = DataLoader(dataset, batch_size=batch_size, sampler=order, collate_fn=collator)
     model.eval()
     logits = torch.cat([model(**send_to_device(batch, model.device)).logits[task].float().cpu() for batch in batches])
     return _in_order(logits, order)
@@ -121,7 +117,7 @@ def encode(
     max_length = max_length or longest_input(tokenizer, model.config.encoder_config)
     ids = tokenizer(list(texts), truncation=True, max_length=max_length, return_attention_mask=False)["input_ids"]
     collator = MultiTaskCollator(tokenizer, packing=use_packing(model, "auto"))
-    order = np.argsort([len(sequence) for sequence in ids], kind="stable")
+    order = np.argsort([len(sequence) for sequence in ids], kind="stable").tolist()
     model.eval()
     parts = []
     for start in range(0, len(order), batch_size):
@@ -130,7 +126,7 @@ def encode(
     return _in_order(torch.cat(parts), order)
 
 
-def _in_order(values: torch.Tensor, order: np.ndarray) -> np.ndarray:
+def _in_order(values: torch.Tensor, order: list[int]) -> np.ndarray:
     """Rows that were computed in `order`, put back into their own."""
     result = np.empty(values.shape, dtype=np.float32)
     result[order] = values.numpy()

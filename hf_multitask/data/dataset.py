@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate, groupby
 from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 
 # What a batch is made of; anything else in a dataset stays where it is.
-_COLUMNS = ("input_ids", "input_ids_2", "token_type_ids", "label")
+_IDS = ("input_ids", "input_ids_2")
+_COLUMNS = (*_IDS, "token_type_ids", "label")
 
 
 class MultiTaskDataset(torch.utils.data.Dataset):
@@ -33,6 +36,14 @@ class MultiTaskDataset(torch.utils.data.Dataset):
 
     def __len__(self) -> int:
         return self._length
+
+    def by_length(self) -> list[int]:
+        """All indices, rows with the fewest tokens first: batches of like lengths need the least padding."""
+        lengths = [
+            sum(pc.list_value_length(rows[column]).to_numpy() for column in _IDS if column in rows.column_names)
+            for rows in (dataset.with_format("arrow")[:] for dataset in self.datasets.values())
+        ]
+        return np.argsort(np.concatenate(lengths), kind="stable").tolist()
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import nn
@@ -189,6 +190,9 @@ class MultiTaskTrainer(Trainer):
             loaders[name] = super().get_test_dataloader(MultiTaskDataset({name: dataset}))
         return loaders
 
+    def _get_eval_sampler(self, eval_dataset: MultiTaskDataset) -> Any:
+        return eval_dataset.by_length()
+
     def num_examples(self, dataloader: DataLoader) -> int:
         """Rows of an evaluation's dataset, or rows that an epoch of training draws."""
         if dataloader.dataset is self.train_dataset:
@@ -267,11 +271,17 @@ class MultiTaskTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """The parent's loop for each task, as one evaluation; predictions and labels are arrays by task."""
+        """The parent's loop for each task, as one evaluation; predictions and labels are arrays by task.
+
+        Rows go through the model by their length and come out in the order of their datasets.
+        """
         outputs: dict[str, EvalLoopOutput] = {}
+        places: dict[str, np.ndarray] = {}
         for name, loader in dataloader.items():
             prefix = f"{metric_key_prefix}_{name}"
             outputs[name] = super().evaluation_loop(loader, description, prediction_loss_only, ignore_keys, prefix)
+            dataset: Any = loader.dataset
+            places[name] = np.argsort(dataset.by_length())
         metrics: dict[str, float] = {}
         preparation = "model_preparation_time"
         for name, output in outputs.items():
@@ -283,8 +293,12 @@ class MultiTaskTrainer(Trainer):
             metrics[f"{metric_key_prefix}_loss"] = sum(self._tasks[name].weight * loss for name, loss in losses.items())
         metrics |= self._final_score(metrics, list(outputs), metric_key_prefix)
         return EvalLoopOutput(
-            predictions={name: output.predictions[name] for name, output in outputs.items() if output.predictions},
-            label_ids={name: output.label_ids[name] for name, output in outputs.items() if output.label_ids},
+            predictions={
+                name: output.predictions[name][places[name]] for name, output in outputs.items() if output.predictions
+            },
+            label_ids={
+                name: output.label_ids[name][places[name]] for name, output in outputs.items() if output.label_ids
+            },
             metrics=metrics,
             num_samples=sum(output.num_samples or 0 for output in outputs.values()),
         )

@@ -23,3 +23,10 @@ def test_rows_of_all_tasks_stand_one_after_the_other() -> None:
 @pytest.mark.parametrize("indices", [[4, 0, 2, 1], [0, 0, 3], [2, 3, 4], []])
 def test_a_batch_comes_in_the_order_asked_for(indices: list[int]) -> None:
     assert ROWS.__getitems__(indices) == [ROWS[index] for index in indices]
+
+
+def test_by_length_gives_all_rows_the_shortest_first_whichever_their_task() -> None:
+    one = Dataset.from_dict({"input_ids": [[1, 1, 1], [1], [1, 1]]})
+    two = Dataset.from_dict({"input_ids": [[1], [1]], "input_ids_2": [[1, 1, 1], [1]]})
+    # Tokens by index: 3, 1, 2 and 4, 2.
+    assert MultiTaskDataset({"one": one, "two": two}).by_length() == [1, 2, 4, 0, 3]

@@ -207,6 +207,15 @@ def test_every_row_is_counted_once_whatever_the_batch_size(make_trainer, batch_s
     assert metrics["eval_samples_per_second"] * metrics["eval_runtime"] == pytest.approx(9 + 18 + 12, rel=0.05)
 
 
+@pytest.mark.parametrize("packing", ["on", "off"])
+def test_predictions_come_in_the_order_of_the_rows(make_trainer, packing: str) -> None:
+    trainer = make_trainer(packing=packing, per_device_eval_batch_size=4)
+    rows = task_rows(9, seed=2)["quora"]
+    together = trainer.predict({"quora": rows}).predictions["quora"]
+    alone = [trainer.predict({"quora": rows.select([i])}).predictions["quora"][0] for i in range(len(rows))]
+    assert together == pytest.approx(np.array(alone), abs=1e-5)
+
+
 def test_the_weight_of_a_task_is_in_the_sum_and_not_in_its_own_loss(make_trainer) -> None:
     plain = make_trainer().evaluate()
     heavy = make_trainer(tiny_model({**TASKS, "sst": {**TASKS["sst"], "weight": 3.0}})).evaluate()
