@@ -1,7 +1,7 @@
 """Dropout on a CPU at the speed of its random bits.
 
-torch draws a dropout mask on a CPU number by number, which took a fifth of a packed training step, as long as half of
-its matrix products. Here a mask is 16 random bits per value, compared with a threshold: a quarter of the time.
+torch draws a dropout mask on a CPU number by number, which took a tenth of a packed training step. Here a mask is 16
+random bits per value, compared with a threshold: a quarter of the time.
 """
 
 import torch
