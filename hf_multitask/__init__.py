@@ -3,7 +3,7 @@
 from transformers import AutoConfig, AutoModel
 
 from hf_multitask.data.collator import MultiTaskCollator
-from hf_multitask.data.schedule import RoundRobin, Schedule
+from hf_multitask.data.schedule import AnnealedSampling, Phases, RoundRobin, Schedule, SizeSampling
 from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, TaskConfig
 from hf_multitask.model.modeling_mtbert import MultiTaskBertModel, MultiTaskOutput, TaskOutput
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
@@ -15,14 +15,17 @@ AutoModel.register(MultiTaskBertConfig, MultiTaskBertModel)
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnnealedSampling",
     "MultiTaskBertConfig",
     "MultiTaskBertModel",
     "MultiTaskCollator",
     "MultiTaskOutput",
     "MultiTaskTrainer",
     "MultiTaskTrainingArguments",
+    "Phases",
     "RoundRobin",
     "Schedule",
+    "SizeSampling",
     "TaskConfig",
     "TaskOutput",
 ]

@@ -37,6 +37,12 @@ def parse(tmp_path: Path):
     return run
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_of_the_repository_is_valid(path: Path, tmp_path: Path) -> None:
+    recipe = RecipeParser("unused.yaml").parse_recipe(["--config", str(path), "--output_dir", str(tmp_path)])
+    assert len(recipe.tasks) == 3
+
+
 def test_a_recipe_is_read_into_arguments_tasks_and_sources(parse, tmp_path: Path) -> None:
     recipe = parse()
     assert recipe.model.backbone == "some/encoder"

@@ -9,7 +9,8 @@ import math
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -53,19 +54,8 @@ class RoundRobin(Schedule):
     def __init__(
         self, sizes: Mapping[str, int], batch_size: int, epoch_length: str | int = "largest", batches_per_step: int = 1
     ) -> None:
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"task {name!r} has no rows to train on.")
         self._rows = {name: batch_size for name in sizes}
-        rows_per_step = batch_size * batches_per_step
-        if epoch_length in ("largest", "smallest"):
-            size = max(sizes.values()) if epoch_length == "largest" else min(sizes.values())
-            steps = math.ceil(size / rows_per_step)
-        elif str(epoch_length).isdecimal() and int(epoch_length) > 0:
-            steps = int(epoch_length)
-        else:
-            raise ValueError(f"epoch_length {epoch_length!r} must be 'largest', 'smallest' or a number of steps.")
-        self._batches = steps * batches_per_step
+        self._batches = _steps(sizes, batch_size * batches_per_step, epoch_length) * batches_per_step
 
     @property
     def batches_per_epoch(self) -> int:
@@ -76,6 +66,163 @@ class RoundRobin(Schedule):
 
     def drawn_before(self, epoch: int) -> Mapping[str, int]:
         return {name: epoch * self._batches * rows for name, rows in self._rows.items()}
+
+
+class SizeSampling(Schedule):
+    """Draws tasks with probabilities that grow with their datasets' sizes, p_i ∝ size_i^α.
+
+    α = 1 is proportional sampling, 1/2 square-root sampling, 0 uniform. Draws are made for a whole step and then dealt
+    evenly to its batches, so that accumulation and several processes make the same steps as one large batch.
+
+    Args:
+        sizes, batch_size, epoch_length, batches_per_step: As in [`RoundRobin`].
+        alpha: The exponent.
+        mixing: `rows`: a step has as many rows as a Round Robin step, each of a task drawn for it; `tasks`: a step has
+            `batch_size` rows a batch, all of one task.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: As for [`RoundRobin`].
+    """
+
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        batch_size: int,
+        epoch_length: str | int = "largest",
+        batches_per_step: int = 1,
+        alpha: float = 1.0,
+        mixing: str = "rows",
+        seed: int = 0,
+    ) -> None:
+        self._sizes = dict(sizes)
+        self._per_step = batches_per_step
+        self._steps = _steps(sizes, batch_size * batches_per_step, epoch_length)
+        rows = batch_size * batches_per_step
+        self._draws, self._rows_per_draw = (rows * len(sizes), 1) if mixing == "rows" else (1, rows)
+        self._alpha, self._seed = alpha, seed
+        self._epoch, self._counts = -1, np.empty((0, len(sizes)), dtype=np.int64)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return self._steps * self._per_step
+
+    def alpha(self, epoch: int) -> float:
+        """The exponent in an epoch, which counts from 0."""
+        return self._alpha
+
+    def probabilities(self, epoch: int) -> np.ndarray:
+        """Of each task, in the order of the sizes."""
+        # From the largest down, so that no power overflows.
+        shares = np.array(list(self._sizes.values())) / max(self._sizes.values())
+        weights = shares ** self.alpha(epoch)
+        return weights / weights.sum()
+
+    def rows(self, epoch: int, batch: int) -> Mapping[str, int]:
+        step, part = divmod(batch, self._per_step)
+        # The step's rows, sorted by task, are dealt to its batches like cards.
+        ends = np.cumsum(self._step_counts(epoch)[step])
+        counts = np.diff((ends - part + self._per_step - 1) // self._per_step, prepend=0)
+        return {name: int(count) for name, count in zip(self._sizes, counts, strict=True) if count}
+
+    def drawn_before(self, epoch: int) -> Mapping[str, int]:
+        drawn = sum((self._step_counts(earlier).sum(0) for earlier in range(epoch)), np.zeros(len(self._sizes), int))
+        return dict(zip(self._sizes, drawn.tolist(), strict=True))
+
+    def _step_counts(self, epoch: int) -> np.ndarray:
+        """Rows of each task in each step of an epoch, [steps, tasks]."""
+        if epoch != self._epoch:
+            draw = np.random.default_rng((self._seed, zlib.crc32(b"schedule"), epoch))
+            counts = draw.multinomial(self._draws, self.probabilities(epoch), size=self._steps)
+            self._epoch, self._counts = epoch, self._rows_per_draw * counts
+        return self._counts
+
+
+class AnnealedSampling(SizeSampling):
+    """Sampling by size at first that grows more even: α = 1 − 0.8 (e − 1) / (E − 1) in epoch e of E, from 1.
+
+    Source: Stickland and Murray 2019, "BERT and PALs", section 4.1. A run of one epoch has α = 1.
+
+    Args:
+        epochs: E, of the run.
+        args, kwargs: As for [`SizeSampling`], without `alpha`.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], batch_size: int, *args: Any, epochs: int, **kwargs: Any) -> None:
+        super().__init__(sizes, batch_size, *args, **kwargs)
+        self._epochs = epochs
+
+    def alpha(self, epoch: int) -> float:
+        return 1.0 - 0.8 * min(epoch / (self._epochs - 1), 1.0) if self._epochs > 1 else 1.0
+
+
+class Phases(Schedule):
+    """One schedule after another.
+
+    Args:
+        phases: Schedules and how many epochs each lasts; the last one lasts on. A phase counts its epochs from 0.
+
+    Raises:
+        ValueError: Phases whose epochs differ in length.
+    """
+
+    def __init__(self, phases: Sequence[tuple[Schedule, int]]) -> None:
+        lengths = {schedule.batches_per_epoch for schedule, _ in phases}
+        if len(lengths) != 1:
+            raise ValueError(f"phases must have epochs of one length, not of {sorted(lengths)} batches.")
+        self._phases = list(phases)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return self._phases[0][0].batches_per_epoch
+
+    def rows(self, epoch: int, batch: int) -> Mapping[str, int]:
+        for schedule, epochs in self._phases[:-1]:
+            if epoch < epochs:
+                return schedule.rows(epoch, batch)
+            epoch -= epochs
+        return self._phases[-1][0].rows(epoch, batch)
+
+    def drawn_before(self, epoch: int) -> Mapping[str, int]:
+        drawn: Counter[str] = Counter()
+        for schedule, epochs in self._phases[:-1]:
+            drawn.update(schedule.drawn_before(min(epoch, epochs)))
+            epoch = max(epoch - epochs, 0)
+        drawn.update(self._phases[-1][0].drawn_before(epoch))
+        return drawn
+
+
+def adaptive_round_robin(
+    sizes: Mapping[str, int],
+    batch_size: int,
+    epoch_length: str | int = "largest",
+    batches_per_step: int = 1,
+    largest_task_epochs: int = 1,
+) -> Phases:
+    """The largest task alone for r epochs, then Round Robin (paper section 4.3, "ARR").
+
+    Args:
+        sizes, batch_size, epoch_length, batches_per_step: As in [`RoundRobin`].
+        largest_task_epochs: r.
+    """
+    together = RoundRobin(sizes, batch_size, epoch_length, batches_per_step)
+    largest = max(sizes, key=lambda name: sizes[name])
+    steps = together.batches_per_epoch // batches_per_step
+    alone = RoundRobin({largest: sizes[largest]}, batch_size, steps, batches_per_step)
+    return Phases([(alone, largest_task_epochs), (together, 1)])
+
+
+def _steps(sizes: Mapping[str, int], rows_per_step: int, epoch_length: str | int) -> int:
+    """The steps of an epoch, for datasets that all have rows."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"task {name!r} has no rows to train on.")
+    if epoch_length in ("largest", "smallest"):
+        size = max(sizes.values()) if epoch_length == "largest" else min(sizes.values())
+        return math.ceil(size / rows_per_step)
+    if str(epoch_length).isdecimal() and int(epoch_length) > 0:
+        return int(epoch_length)
+    raise ValueError(f"epoch_length {epoch_length!r} must be 'largest', 'smallest' or a number of steps.")
 
 
 class RowStream:

@@ -15,7 +15,14 @@ class MultiTaskTrainingArguments(TrainingArguments):
     the backbone's, and the heads' too unless they have their own.
 
     Args:
-        schedule: What a step holds. `round_robin`: rows of every task (paper section 4.3).
+        schedule: What a step holds. `round_robin`: as many rows of every task (paper section 4.3);
+            `adaptive_round_robin`: rows of the largest task alone for some epochs, then Round Robin (section 4.3);
+            `proportional`: rows drawn by the datasets' sizes, `temperature`: by their power of `sampling_alpha`,
+            `annealed`: from the first to nearly even draws at the run's end (Stickland and Murray 2019). Each row
+            has the same weight in the loss: a task with half of Round Robin's rows has half of its weight.
+        largest_task_epochs: r of `adaptive_round_robin`; they are among the run's epochs.
+        sampling_alpha: Exponent of `temperature`, at least 0: 0.5 is square-root sampling.
+        mixing: Of a drawn schedule: `rows` of several tasks in a step, or one task's in each step, `tasks`.
         epoch_length: `largest` or `smallest`, the dataset that an epoch is one pass over, or a number of steps.
         packing: Whether a batch's sequences are laid end to end in one row, without padding: `auto`, where the
             backbone can read that; `on`, or else an error; `off`. The results are the same.
@@ -25,11 +32,21 @@ class MultiTaskTrainingArguments(TrainingArguments):
             (r + 1) / 2, which is computed once, after all tasks.
 
     Raises:
-        ValueError: An argument of transformers' that has no meaning for several tasks.
+        ValueError: A value out of range, or an argument of transformers' that has no meaning for several tasks.
     """
 
-    schedule: Literal["round_robin"] = field(
-        default="round_robin", metadata={"help": "What a step holds: round_robin, rows of every task."}
+    schedule: Literal["round_robin", "adaptive_round_robin", "proportional", "temperature", "annealed"] = field(
+        default="round_robin",
+        metadata={"help": "Whether a step holds rows of every task, of the largest at first, or rows that are drawn."},
+    )
+    largest_task_epochs: int = field(
+        default=1, metadata={"help": "Epochs of adaptive_round_robin that have the largest task alone."}
+    )
+    sampling_alpha: float = field(
+        default=0.5, metadata={"help": "Exponent of the datasets' sizes in temperature sampling."}
+    )
+    mixing: Literal["rows", "tasks"] = field(
+        default="rows", metadata={"help": "Whether drawn steps mix rows of several tasks or hold one task's."}
     )
     epoch_length: str = field(
         default="largest",
@@ -55,6 +72,10 @@ class MultiTaskTrainingArguments(TrainingArguments):
         super().__post_init__()
         # Without a device to copy to, torch warns at every loader that pinning does nothing.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+        if self.largest_task_epochs < 1:
+            raise ValueError(f"largest_task_epochs must be at least 1, not {self.largest_task_epochs}.")
+        if not 0 <= self.sampling_alpha < float("inf"):
+            raise ValueError(f"sampling_alpha must be a number from 0 on, not {self.sampling_alpha}.")
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor must be 0: the tasks' losses are their heads' own.")
         if self.train_sampling_strategy != "random":

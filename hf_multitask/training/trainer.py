@@ -1,6 +1,7 @@
 """transformers' Trainer for a dictionary of tasks."""
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import partial
@@ -17,7 +18,14 @@ from transformers.trainer_utils import EvalLoopOutput, seed_worker
 from hf_multitask.data.collator import MultiTaskCollator
 from hf_multitask.data.dataset import MultiTaskDataset
 from hf_multitask.data.loading import check_rows, text_columns
-from hf_multitask.data.schedule import RoundRobin, Schedule, StepBatchSampler
+from hf_multitask.data.schedule import (
+    AnnealedSampling,
+    RoundRobin,
+    Schedule,
+    SizeSampling,
+    StepBatchSampler,
+    adaptive_round_robin,
+)
 from hf_multitask.data.tokenization import longest_input, tokenize
 from hf_multitask.evaluation.metrics import final_score, predictions, score
 from hf_multitask.model.configuration_mtbert import nearest
@@ -144,20 +152,33 @@ class MultiTaskTrainer(Trainer):
 
     @property
     def schedule(self) -> Schedule:
-        """What each batch of training holds."""
-        return RoundRobin(
-            self.train_dataset.sizes,
-            self._train_batch_size,
-            self.args.epoch_length,
-            batches_per_step=self.args.gradient_accumulation_steps * self.args.world_size,
-        )
+        """What each batch of training holds; for a schedule of your own, give this property in a subclass."""
+        args, sizes = self.args, self.train_dataset.sizes
+        batches_per_step = args.gradient_accumulation_steps * args.world_size
+        shape = (sizes, self._train_batch_size, args.epoch_length, batches_per_step)
+        draws = {"mixing": args.mixing, "seed": self._data_seed}
+        if args.schedule == "adaptive_round_robin":
+            return adaptive_round_robin(*shape, args.largest_task_epochs)
+        if args.schedule == "proportional":
+            return SizeSampling(*shape, **draws)
+        if args.schedule == "temperature":
+            return SizeSampling(*shape, alpha=args.sampling_alpha, **draws)
+        evenly = RoundRobin(*shape)
+        if args.schedule == "annealed":
+            steps = args.max_steps * batches_per_step / evenly.batches_per_epoch
+            epochs = math.ceil(steps if args.max_steps > 0 else args.num_train_epochs)
+            return AnnealedSampling(*shape, epochs=epochs, **draws)
+        return evenly
+
+    @property
+    def _data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches that hold all tasks of a step, dealt whole to the processes."""
         if self.train_dataset is None:
             raise ValueError("Trainer: training requires a train_dataset.")
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        sampler = StepBatchSampler(self.schedule, self.train_dataset.sizes, seed)
+        sampler = StepBatchSampler(self.schedule, self.train_dataset.sizes, self._data_seed)
         self._epoch_setter.sampler = sampler
         args = self.args
         return self.accelerator.prepare(
@@ -201,7 +222,7 @@ class MultiTaskTrainer(Trainer):
 
     def get_total_train_batch_size(self, args: Any) -> int:
         """Rows per update over all tasks, processes and accumulation steps."""
-        return super().get_total_train_batch_size(args) * len(self.train_dataset.datasets)
+        return sum(self.schedule.rows(0, 0).values()) * args.gradient_accumulation_steps * args.world_size
 
     # ---- Training ----
 
@@ -225,14 +246,22 @@ class MultiTaskTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The weighted sum of the tasks' losses in training, their plain sum in evaluation (of one task each)."""
+        """The weighted sum of the tasks' losses in training, their plain sum in evaluation (of one task each).
+
+        A task's loss is a mean over its rows; it counts by their number, so that every row has the same weight
+        whichever batch it is in. In Round Robin that number is `per_device_train_batch_size`, and all count fully.
+        """
         outputs = model(**inputs)
         if not model.training:
             loss = sum(outputs.losses.values())
             return (loss, outputs) if return_outputs else loss
         for name, value in outputs.losses.items():
             self._loss_totals[name] += torch.stack([value.detach(), torch.ones_like(value)])
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+        loss = sum(
+            self._tasks[name].weight * (inputs["tasks"][name] / self._train_batch_size) * value
+            for name, value in outputs.losses.items()
+        )
+        return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each task's mean loss since the last log, and the heads' learning rate, to the training logs."""

@@ -1,15 +1,24 @@
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import pytest
 from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 
-from hf_multitask import RoundRobin, Schedule
-from hf_multitask.data.schedule import RowStream, StepBatchSampler
+from hf_multitask import AnnealedSampling, Phases, RoundRobin, Schedule, SizeSampling
+from hf_multitask.data.schedule import RowStream, StepBatchSampler, adaptive_round_robin
 
 SIZES = {"sst": 5, "quora": 12, "sts": 7}
+EVERY_SCHEDULE: dict[str, Callable[..., Schedule]] = {
+    "round_robin": RoundRobin,
+    "adaptive_round_robin": adaptive_round_robin,
+    "proportional": SizeSampling,
+    "one task a step": partial(SizeSampling, mixing="tasks"),
+    "annealed": partial(AnnealedSampling, epochs=3),
+}
 OFFSETS = {"sst": 0, "quora": 5, "sts": 17}
 
 
@@ -109,10 +118,13 @@ def test_over_epochs_every_row_of_a_task_comes_equally_often(sizes: dict[str, in
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_processes_share_the_rows_of_one_large_batch(processes: int) -> None:
-    large = drawn(StepBatchSampler(RoundRobin(SIZES, 8, 5), SIZES, 0))
-    small = StepBatchSampler(RoundRobin(SIZES, 8 // processes, 5, batches_per_step=processes), SIZES, 0)
+@pytest.mark.parametrize("make", EVERY_SCHEDULE.values(), ids=EVERY_SCHEDULE.keys())
+def test_processes_share_the_rows_of_one_large_batch(make: Callable[..., Schedule], processes: int) -> None:
+    large = drawn(StepBatchSampler(make(SIZES, 8, 5), SIZES, 0))
+    small = StepBatchSampler(make(SIZES, 8 // processes, 5, processes), SIZES, 0)
     shards = [list(BatchSamplerShard(small, processes, rank)) for rank in range(processes)]
+    for batches in zip(*shards, strict=True):
+        assert len({len(batch) for batch in batches}) == 1
     assert [len(shard) for shard in shards] == [5] * processes
     for step, batch in enumerate(large):
         assert sorted(row for shard in shards for row in shard[step]) == sorted(batch)
@@ -138,9 +150,76 @@ def test_a_users_own_schedule_needs_two_methods() -> None:
     assert len(set(quora)) == len(quora)
 
 
-def test_what_earlier_epochs_drew_is_the_same_counted_or_computed() -> None:
-    schedule = RoundRobin(SIZES, 3)
-    for epoch in range(4):
-        assert dict(schedule.drawn_before(epoch)) == {name: 0 for name in SIZES} | dict(
-            Schedule.drawn_before(schedule, epoch)
-        )
+@pytest.mark.parametrize("make", EVERY_SCHEDULE.values(), ids=EVERY_SCHEDULE.keys())
+def test_what_earlier_epochs_drew_is_the_same_counted_or_computed(make: Callable[..., Schedule]) -> None:
+    schedule = make(SIZES, 3, 4)
+    for epoch in (0, 1, 3, 2):
+        computed = {name: 0 for name in SIZES} | dict(schedule.drawn_before(epoch))
+        assert computed == {name: 0 for name in SIZES} | dict(Schedule.drawn_before(schedule, epoch))
+
+
+# ---- Drawn schedules ----
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [(0.0, [0.5, 0.5]), (0.5, [1 / 3, 2 / 3]), (1.0, [0.2, 0.8])])
+def test_probabilities_are_the_sizes_to_the_power_of_alpha(alpha: float, expected: list[float]) -> None:
+    assert SizeSampling({"a": 100, "b": 400}, 1, alpha=alpha).probabilities(0) == pytest.approx(expected)
+
+
+def test_annealing_goes_from_proportional_to_nearly_even() -> None:
+    schedule = AnnealedSampling({"a": 100, "b": 400}, 1, epochs=5)
+    assert [schedule.alpha(epoch) for epoch in range(6)] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.2])
+    # 4 ** 0.2 = 1.3195 to 1
+    assert schedule.probabilities(4) == pytest.approx([0.4311, 0.5689], abs=1e-4)
+    assert AnnealedSampling(SIZES, 1, epochs=1).alpha(0) == 1.0
+
+
+@pytest.mark.parametrize("mixing", ["rows", "tasks"])
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_draws_follow_the_probabilities(alpha: float, mixing: str) -> None:
+    draws = 10_000
+    steps, size = (draws // 30, 10) if mixing == "rows" else (draws, 1)
+    schedule = SizeSampling(SIZES, size, steps, alpha=alpha, mixing=mixing)
+    counts = schedule.drawn_before(1)
+    weights = {name: size**alpha for name, size in SIZES.items()}
+    total = sum(counts.values())
+    expected = [total * weight / sum(weights.values()) for weight in weights.values()]
+    assert chisquare([counts[name] for name in SIZES], expected).pvalue > 1e-3
+
+
+def test_mixed_rows_make_batches_of_one_size_and_single_tasks_of_another() -> None:
+    mixed = SizeSampling(SIZES, 4, 50, mixing="rows")
+    alone = SizeSampling(SIZES, 4, 50, mixing="tasks")
+    assert {sum(mixed.rows(0, batch).values()) for batch in range(50)} == {12}
+    assert {tuple(alone.rows(0, batch).values()) for batch in range(50)} == {(4,)}
+    assert {name for batch in range(50) for name in alone.rows(0, batch)} == set(SIZES)
+
+
+def test_a_seed_draws_the_same_and_each_epoch_anew() -> None:
+    def steps(seed: int, epoch: int) -> list[dict[str, int]]:
+        schedule = SizeSampling(SIZES, 4, 20, seed=seed)
+        return [dict(schedule.rows(epoch, batch)) for batch in range(20)]
+
+    assert steps(0, 1) == steps(0, 1)
+    assert steps(0, 1) != steps(0, 0)
+    assert steps(0, 1) != steps(1, 1)
+
+
+# ---- Phases ----
+
+
+def test_adaptive_round_robin_has_the_largest_task_alone_for_r_epochs_and_then_all() -> None:
+    schedule = adaptive_round_robin(SIZES, 4, "largest", largest_task_epochs=2)
+    held = [[dict(schedule.rows(epoch, batch)) for batch in range(schedule.batches_per_epoch)] for epoch in range(4)]
+    assert held == 2 * [3 * [{"quora": 4}]] + 2 * [3 * [{"sst": 4, "quora": 4, "sts": 4}]]
+
+
+def test_a_phase_counts_its_epochs_from_its_own_start() -> None:
+    first, second = RoundRobin({"quora": 12}, 2, 3), AnnealedSampling(SIZES, 2, 3, epochs=2)
+    schedule = Phases([(first, 2), (second, 2)])
+    assert [schedule.rows(epoch, 1) for epoch in (2, 3)] == [second.rows(epoch, 1) for epoch in (0, 1)]
+
+
+def test_phases_with_epochs_of_other_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"epochs of one length, not of \[3, 4\] batches"):
+        Phases([(RoundRobin(SIZES, 2, 3), 1), (RoundRobin(SIZES, 2, 4), 1)])

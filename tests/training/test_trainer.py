@@ -40,6 +40,16 @@ def make_trainer(tmp_path: Path, tokenizer: Any):
     return make
 
 
+SCHEDULES = [
+    {"schedule": "round_robin"},
+    {"schedule": "adaptive_round_robin"},
+    {"schedule": "proportional"},
+    {"schedule": "temperature", "sampling_alpha": 0.3, "mixing": "tasks"},
+    {"schedule": "annealed"},
+]
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule["schedule"])
+
+
 def without_dropout(model: MultiTaskBertModel) -> MultiTaskBertModel:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -83,7 +93,8 @@ def test_logged_task_losses_are_means_since_the_last_log(make_trainer) -> None:
 
 
 @pytest.mark.parametrize("steps", [2, 4])
-def test_accumulation_gives_the_gradient_of_the_larger_batch(make_trainer, steps: int) -> None:
+@every_schedule
+def test_accumulation_gives_the_gradient_of_the_larger_batch(make_trainer, schedule: dict, steps: int) -> None:
     gradients = []
     for batch_size, accumulation in ((8, 1), (8 // steps, steps)):
         recorder = Gradients()
@@ -92,13 +103,34 @@ def test_accumulation_gives_the_gradient_of_the_larger_batch(make_trainer, steps
             callbacks=[recorder],
             per_device_train_batch_size=batch_size,
             gradient_accumulation_steps=accumulation,
-            max_steps=2,
+            max_steps=4,
+            epoch_length="2",
             max_grad_norm=0.0,
+            **schedule,
         ).train()
         gradients.append(recorder.seen)
     for large, small in zip(*gradients, strict=True):
+        assert large.keys() == small.keys()
         for name in large:
             torch.testing.assert_close(small[name], large[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_every_row_has_the_same_weight_in_the_loss(make_trainer) -> None:
+    trainer = make_trainer(tiny_model({**TASKS, "sts": {**TASKS["sts"], "weight": 2.0}}))  # batches of 4
+    indices = [*range(6), 20, 21, 60]  # six rows of sst, two of quora, one of sts
+    batch = trainer.data_collator(trainer.train_dataset.__getitems__(indices))
+    assert batch["tasks"] == {"sst": 6, "quora": 2, "sts": 1}
+    losses = without_dropout(trainer.model).train()(**batch).losses
+    expected = (6 * losses["sst"] + 2 * losses["quora"] + 2.0 * losses["sts"]) / 4
+    torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), expected)
+
+
+def test_one_task_a_step_trains_its_head_alone(make_trainer) -> None:
+    recorder = Gradients()
+    make_trainer(callbacks=[recorder], max_steps=6, schedule="proportional", mixing="tasks").train()
+    heads = [{name.split(".")[1] for name in gradients if name.startswith("heads")} for gradients in recorder.seen]
+    assert all(len(trained) == 1 for trained in heads)
+    assert len(set.union(*heads)) > 1
 
 
 def test_heads_train_at_their_own_rate_and_a_frozen_backbone_stays(make_trainer) -> None:
@@ -131,8 +163,11 @@ def test_the_same_seed_is_the_same_run_and_another_is_not(make_trainer) -> None:
 
 
 @pytest.mark.parametrize("stop", [3, 5, 8])
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(make_trainer, tmp_path: Path, stop: int) -> None:
-    settings = {"epoch_length": "5", "num_train_epochs": 2, "logging_steps": 1, "save_steps": stop}
+@every_schedule
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    make_trainer, tmp_path: Path, schedule: dict, stop: int
+) -> None:
+    settings = {"epoch_length": "5", "num_train_epochs": 2, "logging_steps": 1, "save_steps": stop, **schedule}
     whole = make_trainer(**settings)
     whole.train()
     resumed = make_trainer(**settings)
