@@ -108,7 +108,9 @@ class MultiTaskTrainer(Trainer):
 
     def _keep_embedding_gradient(self) -> None:
         embeddings = self.model.get_input_embeddings()
-        if self.args.world_size == 1 and isinstance(embeddings, nn.Embedding) and embeddings.weight.requires_grad:
+        # Neither processes' exchange of gradients nor compiled graphs take sparse ones.
+        alone = self.args.world_size == 1 and not self.args.torch_compile
+        if alone and isinstance(embeddings, nn.Embedding) and embeddings.weight.requires_grad:
             self.add_callback(EmbeddingGradientKeeper(embeddings))
 
     # ---- Data ----

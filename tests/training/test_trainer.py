@@ -15,6 +15,7 @@ from sklearn.metrics import accuracy_score
 from transformers import AutoModel, EarlyStoppingCallback, TrainerCallback
 
 from hf_multitask import MultiTaskBertModel, MultiTaskTrainer, MultiTaskTrainingArguments
+from hf_multitask.training.callbacks import EmbeddingGradientKeeper
 from tests.conftest import TASKS, task_rows, tiny_model
 
 TRAINING = {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "disable_tqdm": True, "use_cpu": True}
@@ -123,6 +124,16 @@ def test_every_row_has_the_same_weight_in_the_loss(make_trainer) -> None:
     losses = without_dropout(trainer.model).train()(**batch).losses
     expected = (6 * losses["sst"] + 2 * losses["quora"] + 2.0 * losses["sts"]) / 4
     torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), expected)
+
+
+@pytest.mark.parametrize(("compiling", "kept"), [({}, True), ({"torch_compile_backend": "eager"}, False)])
+def test_the_embeddings_gradient_is_kept_unless_the_model_is_compiled(
+    make_trainer, compiling: dict, kept: bool
+) -> None:
+    trainer = make_trainer(max_steps=2, **compiling)
+    assert math.isfinite(trainer.train().training_loss)
+    callbacks = trainer.callback_handler.callbacks
+    assert any(isinstance(callback, EmbeddingGradientKeeper) for callback in callbacks) == kept
 
 
 def test_one_task_a_step_trains_its_head_alone(make_trainer) -> None:
