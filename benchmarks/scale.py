@@ -51,6 +51,7 @@ class Bench:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(args.backbone)
+        self.rows = training_rows(args.data_dir, self.tokenizer)
 
     def step(self, tasks: dict[str, TaskConfig], rows: dict[str, Dataset], batch_size: int) -> tuple[float, float]:
         """The median time of a step, in ms, and its mean number of tokens."""
@@ -64,10 +65,9 @@ class Bench:
 
 
 def by_tokens(bench: Bench) -> list[tuple[float, float]]:
-    rows = training_rows(bench.args.data_dir, bench.tokenizer)
     points = []
     for size in _BATCH_SIZES:
-        milliseconds, tokens = bench.step(TASKS, rows, size)
+        milliseconds, tokens = bench.step(TASKS, bench.rows, size)
         points.append((tokens, milliseconds))
     fit = linregress(*zip(*points, strict=True))
     print("| tokens of a step | ms | ms by the line |\n| ---: | ---: | ---: |")
@@ -78,11 +78,10 @@ def by_tokens(bench: Bench) -> list[tuple[float, float]]:
 
 
 def by_rows(bench: Bench) -> list[tuple[float, float]]:
-    rows = training_rows(bench.args.data_dir, bench.tokenizer)
     points = []
     print("| rows of the datasets | ms | ratio |\n| ---: | ---: | ---: |")
     for copies in _COPIES:
-        larger = {name: concatenate_datasets([dataset] * copies) for name, dataset in rows.items()}
+        larger = {name: concatenate_datasets([dataset] * copies) for name, dataset in bench.rows.items()}
         count = sum(map(len, larger.values()))
         points.append((count, bench.step(TASKS, larger, 8)[0]))
         print(f"| {count:,} | {points[-1][1]:.0f} | {points[-1][1] / points[0][1]:.2f} |")
@@ -91,7 +90,7 @@ def by_rows(bench: Bench) -> list[tuple[float, float]]:
 
 def by_tasks(bench: Bench) -> list[tuple[float, float]]:
     pair = TASKS["quora"]
-    rows = training_rows(bench.args.data_dir, bench.tokenizer)["quora"]
+    rows = bench.rows["quora"]
     points = []
     for count in _TASKS:
         names = [f"task{i}" for i in range(count)]

@@ -97,8 +97,8 @@ class SizeSampling(Schedule):
     ) -> None:
         self._sizes = dict(sizes)
         self._per_step = batches_per_step
-        self._steps = _steps(sizes, batch_size * batches_per_step, epoch_length)
         rows = batch_size * batches_per_step
+        self._steps = _steps(sizes, rows, epoch_length)
         self._draws, self._rows_per_draw = (rows * len(sizes), 1) if mixing == "rows" else (1, rows)
         self._alpha, self._seed = alpha, seed
         self._epoch, self._counts = -1, np.empty((0, len(sizes)), dtype=np.int64)

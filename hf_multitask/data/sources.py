@@ -1,5 +1,6 @@
 """Where a task's rows come from: local files or a dataset on the Hub, as a recipe's YAML says it."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,7 +17,7 @@ _READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".p
 
 
 @dataclass
-class Source:
+class Source(ABC):
     """What local files and Hub datasets have in common: columns, and the place of each split.
 
     Args:
@@ -61,13 +62,13 @@ class Source:
             raise ValueError(f"there is no {name} split; this source has: {', '.join(there) or 'none'}.")
         return place
 
+    @abstractmethod
     def describe(self, split: str) -> str:
         """The place of a split, for messages."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self, split: str) -> Dataset:
         """The raw rows of a split, with all their columns."""
-        raise NotImplementedError
 
 
 @dataclass
