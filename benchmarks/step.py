@@ -13,6 +13,7 @@ import copy
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -128,8 +129,9 @@ def make_trainer(
     args: argparse.Namespace,
     steps: int,
     callbacks: list[TrainerCallback] | None = None,
+    **settings: Any,
 ) -> MultiTaskTrainer:
-    """Our side, with the same settings as the plain loop."""
+    """Our side, with the same settings as the plain loop, and others of its own."""
     training = MultiTaskTrainingArguments(
         tempfile.mkdtemp(),
         per_device_train_batch_size=args.batch_size,
@@ -142,6 +144,7 @@ def make_trainer(
         save_strategy="no",
         use_cpu=True,
         disable_tqdm=True,
+        **settings,
     )
     trainer = MultiTaskTrainer(model, training, rows, processing_class=tokenizer, callbacks=callbacks)
     # Logs are gathered, as in any run, and not printed between the tables.
@@ -149,30 +152,53 @@ def make_trainer(
     return trainer
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--warmup", type=int, default=10, help="Steps that are run but not counted.")
-    parser.add_argument("--packing", choices=["auto", "on", "off"], default="auto")
-    args = parser.parse_args()
+@dataclass
+class Comparison:
+    """Medians over the steps of one run, in seconds, and the share of ours that is overhead."""
 
+    ours: float
+    theirs: float
+    overhead: float
+
+
+def compare(args: argparse.Namespace, period: int = 1, **settings: Any) -> Comparison:
+    """Times our step, with `settings` for its trainer, and the plain loop's in turn.
+
+    Where steps differ with a period, its members' medians are averaged.
+    """
     model = MultiTaskBertModel.from_backbone(args.backbone, tasks=TASKS)
     tokenizer = AutoTokenizer.from_pretrained(args.backbone)
     rows = training_rows(args.data_dir, tokenizer)
     bf16 = args.precision == "bf16"
     turns = TakeTurns(PlainLoop(model, MultiTaskDataset(rows), tokenizer, args.batch_size, args.seed, bf16))
-    trainer = make_trainer(model, tokenizer, rows, args, args.steps + args.warmup, [turns])
+    trainer = make_trainer(model, tokenizer, rows, args, args.steps + args.warmup, [turns], **settings)
     turns.time(model, "forward")
     turns.time(trainer.accelerator, "backward")
     turns.time(trainer.accelerator, "clip_grad_norm_")
     turns.time(trainer.create_optimizer(), "step")
     trainer.train()
     measured = (turns.ours, turns.theirs, turns.overheads)
-    ours, theirs, overhead = (statistics.median(values[args.warmup :]) for values in measured)
+    medians = ([statistics.median(values[args.warmup + i :: period]) for i in range(period)] for values in measured)
+    return Comparison(*map(statistics.fmean, medians))
+
+
+def add_step_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of benchmarks that time steps."""
+    add_arguments(parser)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--warmup", type=int, default=10, help="Steps that are run but not counted.")
+    parser.add_argument("--packing", choices=["auto", "on", "off"], default="auto")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_step_arguments(parser)
+    args = parser.parse_args()
+    measured = compare(args)
+    ours, theirs = measured.ours, measured.theirs
     print(f"| step, {args.precision}, batch {args.batch_size} | median, ms | ratio |\n| --- | ---: | ---: |")
     print(f"| plain loop | {1e3 * theirs:.0f} | 1.00 |\n| hf-multitask | {1e3 * ours:.0f} | {ours / theirs:.2f} |")
-    print(f"\nOverhead: {overhead:.1%} of our step.")
+    print(f"\nOverhead: {measured.overhead:.1%} of our step.")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ The YAML's keys are the flags' names, in one flat list, and `tasks` is a table b
         labels: [very negative, negative, neutral, positive, very positive]
         files: {train: ids-sst-train.csv, validation: ids-sst-dev.csv, text: sentence, label: sentiment}
 
-`--learning_rate 2e-5` overrides a key and `--tasks.sst.pooling cls` a task's. `extends: base.yaml` starts from
-another recipe.
+`--learning_rate 2e-5` overrides a key, `--tasks.sst.pooling cls` a task's and `--smart.weight 0.1` a group's.
+`extends: base.yaml` starts from another recipe.
 """
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ from hf_multitask.data.sources import FileSource, HubSource, Source
 from hf_multitask.model.configuration_mtbert import Pooling, TaskConfig, nearest
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
 
+_NESTED_FLAG = re.compile(r"--\w+\.")
 _SOURCES: dict[str, type[Source]] = {"files": FileSource, "hub": HubSource}
 
 
@@ -106,14 +108,15 @@ class RecipeParser(HfArgumentParser):
 
     def parse_recipe(self, args: Sequence[str]) -> Recipe:
         """Reads the file that `--config` names, and then the rest of the command line over it."""
-        args, task_flags = _split_task_flags(args)
+        args, nested_flags = _split_nested_flags(args)
         config = self._known(args).config
         values = load_yaml(Path(config))
-        tasks = values.pop("tasks", None) or {}
+        tasks = values["tasks"] = values.get("tasks") or {}
         if not isinstance(tasks, dict):
             raise ValueError(f"{config}: tasks must be a mapping by name, not {tasks!r}.")
-        for flag, value in task_flags:
-            _set_task_value(tasks, flag, value)
+        for flag, value in nested_flags:
+            _set_nested_value(values, flag, value)
+        del values["tasks"]
         try:
             defaults = self._known(_as_flags(values))
         except ValueError as error:
@@ -225,13 +228,13 @@ def _as_flags(values: dict[str, Any]) -> list[str]:
     return flags
 
 
-def _split_task_flags(args: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Takes `--tasks.<name>.<key> value` and `--tasks.<name>.<key>=value` out of a command line."""
+def _split_nested_flags(args: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Takes `--tasks.<name>.<key> value`, `--smart.<key>=value` and their like out of a command line."""
     rest: list[str] = []
     flags: list[tuple[str, str]] = []
     words = iter(args)
     for word in words:
-        if not word.startswith("--tasks."):
+        if not _NESTED_FLAG.match(word):
             rest.append(word)
             continue
         flag, equals, value = word.partition("=")
@@ -241,17 +244,20 @@ def _split_task_flags(args: Sequence[str]) -> tuple[list[str], list[tuple[str, s
     return rest, flags
 
 
-def _set_task_value(tasks: dict[str, Any], flag: str, value: str) -> None:
-    name, *keys = flag.removeprefix("--tasks.").split(".")
-    if name not in tasks:
-        raise ValueError(f"{flag}: task {name!r} is unknown; {nearest(name, list(tasks))}")
-    if not keys:
-        raise ValueError(f"{flag}: name a key of the task, as in --tasks.{name}.pooling.")
-    entry = tasks[name]
-    for key in keys[:-1]:
-        entry = entry.setdefault(key, {}) if isinstance(entry, dict) else entry
-    if not isinstance(entry, dict):
-        raise ValueError(f"{flag}: there is a value where keys would have to be.")
+def _set_nested_value(values: dict[str, Any], flag: str, value: str) -> None:
+    """Sets what a nested flag names; keys of tasks and groups are checked when these are read."""
+    group, *keys = flag.removeprefix("--").split(".")
+    tasks = values["tasks"]
+    if group == "tasks" and keys[0] not in tasks:
+        raise ValueError(f"{flag}: task {keys[0]!r} is unknown; {nearest(keys[0], list(tasks))}")
+    if group == "tasks" and len(keys) == 1:
+        raise ValueError(f"{flag}: name a key of the task, as in --tasks.{keys[0]}.pooling.")
+    entry = values
+    for key in [group, *keys[:-1]]:
+        entry[key] = {} if entry.get(key) is None else entry[key]
+        entry = entry[key]
+        if not isinstance(entry, dict):
+            raise ValueError(f"{flag}: there is a value where keys would have to be.")
     entry[keys[-1]] = yaml.safe_load(value)
 
 

@@ -93,6 +93,14 @@ def tiny_model(tasks: dict[str, Any] | None = None, kind: str = "bert", **config
     return model.eval()
 
 
+def without_dropout(model: MultiTaskBertModel) -> MultiTaskBertModel:
+    """Sets the rate of every dropout to 0, so that training mode is deterministic."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
 def sentences(count: int, seed: int = 0) -> list[str]:
     """Random sentences of 1 to 9 known words."""
     draw = torch.Generator().manual_seed(seed)

@@ -8,8 +8,11 @@ import pytest
 
 from hf_multitask.data.sources import FileSource, HubSource
 from hf_multitask.recipe import Recipe, RecipeParser, refusals, writable_folder
+from hf_multitask.training.proximal import ProximalArguments
+from hf_multitask.training.smart import SmartArguments
 
 ROOT = Path(__file__).parents[1]
+RECIPES = [path for path in sorted(ROOT.glob("recipes/**/*.yaml")) if path.parent.name != "sweeps"]
 BASE = """
 backbone: some/encoder
 learning_rate: 5e-5
@@ -37,7 +40,7 @@ def parse(tmp_path: Path):
     return run
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_of_the_repository_is_valid(path: Path, tmp_path: Path) -> None:
     recipe = RecipeParser("unused.yaml").parse_recipe(["--config", str(path), "--output_dir", str(tmp_path)])
     assert len(recipe.tasks) == 3
@@ -60,6 +63,14 @@ def test_flags_go_over_the_file_in_both_spellings(parse) -> None:
     assert recipe.training.per_device_train_batch_size == 4
     assert recipe.training.bf16
     assert recipe.model.pooling == "max"
+
+
+def test_groups_are_read_from_files_and_flags(parse) -> None:
+    recipe = parse(BASE + "smart: {weight: 1, epsilon: 1e-6}", "--smart.norm", "2", "--proximal.weight=0.5")
+    assert recipe.training.smart == SmartArguments(weight=1.0, epsilon=1e-6, norm="2")
+    assert recipe.training.proximal == ProximalArguments(weight=0.5)
+    assert parse(BASE).training.smart is None
+    assert parse(BASE, "--smart", "{}").training.smart == SmartArguments()
 
 
 def test_flags_reach_into_tasks(parse) -> None:
@@ -105,6 +116,10 @@ def test_a_folder_beside_the_recipe_is_the_backbone(parse, tmp_path: Path) -> No
         (BASE, ("--pooling", "meen"), "invalid choice: 'meen'"),
         (BASE, ("--tasks.stss.pooling", "cls"), "task 'stss' is unknown; did you mean 'sts'"),
         (BASE, ("--tasks.sst", "cls"), "name a key of the task"),
+        (BASE, ("--smrt.weight", "1"), "unknown argument '--smrt'; did you mean '--smart'"),
+        (BASE, ("--smart.wight", "1"), "smart: unknown key 'wight'; did you mean 'weight'"),
+        (BASE + "smart: {epsilon: tiny}", (), "smart: epsilon must be a number, not 'tiny'"),
+        (BASE + "smart: 1", (), "smart must be a mapping"),
         (BASE, ("--tasks.sst.pooling",), "--tasks.sst.pooling needs a value"),
         (BASE, ("--tasks.sst.type.x", "1"), "a value where keys would have to be"),
         (BASE, ("--tasks.sst.pooling", "meen"), "task 'sst': pooling 'meen' is unknown; did you mean 'mean'"),
@@ -135,7 +150,7 @@ def test_a_missing_recipe_and_a_folder_are_refused(tmp_path: Path) -> None:
             RecipeParser("unused.yaml").parse_recipe(["--config", str(path)])
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/**/*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("flags", [[], ["--data_dir", "somewhere"]], ids=["hub", "files"])
 def test_every_recipe_of_the_repository_parses(path: Path, flags: list[str], tmp_path: Path) -> None:
     recipe = RecipeParser(path).parse_recipe(["--output_dir", str(tmp_path), *flags])

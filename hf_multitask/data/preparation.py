@@ -3,15 +3,17 @@
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow.compute as pc
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from hf_multitask.data.loading import OnBadRows, SplitReport, count_overlap, load_split
+from hf_multitask.data.dataset import MultiTaskDataset
+from hf_multitask.data.loading import OnBadRows, SplitReport, check_rows, count_overlap, load_split, text_columns
 from hf_multitask.data.sources import Source
 from hf_multitask.data.tokenization import tokenize
-from hf_multitask.model.configuration_mtbert import TaskConfig
+from hf_multitask.model.configuration_mtbert import TaskConfig, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,68 @@ def prepare(
             prepared.rows.setdefault(split, {})[name] = tokens
             prepared.reports.setdefault(split, {})[name] = report
     return prepared
+
+
+def prepare_given(
+    argument: str,
+    datasets: Any,
+    tasks: Mapping[str, TaskConfig],
+    tokenizer: PreTrainedTokenizerBase | None,
+    max_length: int,
+) -> MultiTaskDataset:
+    """Checks, and tokenizes where that is not done, the datasets that a caller gives by task.
+
+    Args:
+        argument: The caller's name for them, for errors; as `train_dataset`, every row needs a label.
+        datasets: A dataset per task, by name: tokenized rows, or rows under the standard column names.
+        tasks: The table of tasks.
+        tokenizer, max_length: As for [`tokenize`].
+
+    Raises:
+        ValueError: No mapping of tasks to datasets, or a dataset that cannot be used.
+    """
+    if not isinstance(datasets, Mapping) or not datasets:
+        raise ValueError(
+            f"{argument} must be a dictionary with a dataset for each task, not {type(datasets).__name__}."
+        )
+    for name, dataset in datasets.items():
+        if name not in tasks:
+            raise ValueError(f"{argument}: task {name!r} is unknown; {nearest(name, list(tasks))}")
+        if not isinstance(dataset, Dataset):
+            raise ValueError(f"{argument}: task {name!r} must be a datasets.Dataset, not {type(dataset).__name__}.")
+    absent = [name for name in tasks if name not in datasets]
+    if absent and argument == "train_dataset":
+        logger.warning("%s has no rows for: %s.", argument, ", ".join(absent))
+    prepared = {}
+    for name in tasks:
+        if name in datasets:
+            try:
+                needs_label = argument == "train_dataset"
+                prepared[name] = _prepare_rows(datasets[name], tasks[name], tokenizer, max_length, needs_label)
+            except ValueError as error:
+                raise ValueError(f"{argument}: task {name!r} {error}") from error
+    return MultiTaskDataset(prepared)
+
+
+def _prepare_rows(
+    rows: Dataset, task: TaskConfig, tokenizer: PreTrainedTokenizerBase | None, max_length: int, needs_label: bool
+) -> Dataset:
+    if len(rows) == 0:
+        raise ValueError("has no rows.")
+    is_tokenized = "input_ids" in rows.column_names
+    wanted = [] if is_tokenized else text_columns(task)
+    for column in [*wanted, "label"] if needs_label else wanted:
+        if column not in rows.column_names:
+            raise ValueError(f"needs a column {column!r}; it has {rows.column_names}.")
+    if is_tokenized:
+        return rows
+    columns = {name: name for name in [*wanted, "label"] if name in rows.column_names}
+    rows, bad = check_rows(rows, task, columns)
+    if bad:
+        raise ValueError(f"has {len(bad)} bad row(s), the first {bad[0]}")
+    if tokenizer is None:
+        raise ValueError("has texts; give their tokenizer as processing_class.")
+    return tokenize(rows, task, tokenizer, max_length)
 
 
 def _log(name: str, report: SplitReport, max_length: int) -> None:

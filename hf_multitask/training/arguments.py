@@ -1,10 +1,14 @@
 """What a run can be told, beyond what transformers' own arguments say."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
+
+from hf_multitask.training.groups import ArgumentGroup
+from hf_multitask.training.proximal import ProximalArguments
+from hf_multitask.training.smart import SmartArguments
 
 
 @dataclass
@@ -28,6 +32,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
             backbone can read that; `on`, or else an error; `off`. The results are the same.
         head_learning_rate: Of the heads (paper section 7, "Dynamic Learning Rates"); None: as the backbone's.
         head_weight_decay: Of the heads; None: as the backbone's.
+        smart: SMART's arguments, [`SmartArguments`] or a mapping of them; None: no SMART.
+        proximal: The proximal point's, [`ProximalArguments`] or a mapping; None: no proximal point.
         metric_for_best_model: `eval_final_score` unless told otherwise: the mean over tasks of accuracy or
             (r + 1) / 2, which is computed once, after all tasks.
 
@@ -62,6 +68,12 @@ class MultiTaskTrainingArguments(TrainingArguments):
     head_weight_decay: float | None = field(
         default=None, metadata={"help": "Weight decay of the heads; by default, that of the backbone."}
     )
+    smart: dict | str | None = field(
+        default=None, metadata={"help": "SMART regularisation; a mapping, or --smart.weight 0.02 and so on."}
+    )
+    proximal: dict | str | None = field(
+        default=None, metadata={"help": "The proximal point; a mapping, or --proximal.weight 1 and so on."}
+    )
     metric_for_best_model: str | None = field(
         default="eval_final_score", metadata={"help": "The metric that picks the best checkpoint."}
     )
@@ -72,6 +84,10 @@ class MultiTaskTrainingArguments(TrainingArguments):
         super().__post_init__()
         # Without a device to copy to, torch warns at every loader that pinning does nothing.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+        self.smart = SmartArguments.read("smart", self.smart)  # type: ignore[assignment]
+        self.proximal = ProximalArguments.read("proximal", self.proximal)  # type: ignore[assignment]
+        if self.torch_compile and (self.smart or self.proximal):
+            raise ValueError("torch_compile must be off with smart or proximal: their hooks would break its graph.")
         if self.largest_task_epochs < 1:
             raise ValueError(f"largest_task_epochs must be at least 1, not {self.largest_task_epochs}.")
         if not 0 <= self.sampling_alpha < float("inf"):
@@ -80,3 +96,10 @@ class MultiTaskTrainingArguments(TrainingArguments):
             raise ValueError("label_smoothing_factor must be 0: the tasks' losses are their heads' own.")
         if self.train_sampling_strategy != "random":
             raise ValueError(f"train_sampling_strategy {self.train_sampling_strategy!r} has no effect; use schedule.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the parent's, with groups as mappings."""
+        return {
+            key: asdict(value) if isinstance(value, ArgumentGroup) else value
+            for key, value in super().to_dict().items()
+        }

@@ -2,8 +2,8 @@
 
 import logging
 import math
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from transformers.trainer_utils import EvalLoopOutput, seed_worker
 
 from hf_multitask.data.collator import MultiTaskCollator
 from hf_multitask.data.dataset import MultiTaskDataset
-from hf_multitask.data.loading import check_rows, text_columns
+from hf_multitask.data.preparation import prepare_given
 from hf_multitask.data.schedule import (
     AnnealedSampling,
     RoundRobin,
@@ -26,15 +26,18 @@ from hf_multitask.data.schedule import (
     StepBatchSampler,
     adaptive_round_robin,
 )
-from hf_multitask.data.tokenization import longest_input, tokenize
+from hf_multitask.data.tokenization import longest_input
 from hf_multitask.evaluation.metrics import final_score, predictions, score
-from hf_multitask.model.configuration_mtbert import nearest
 from hf_multitask.model.dropout import use_bit_dropout
 from hf_multitask.model.modeling_mtbert import MultiTaskBertModel
 from hf_multitask.model.packing import use_packing
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
 from hf_multitask.training.callbacks import EmbeddingGradientKeeper, EpochSetter, TaskProgressCallback
+from hf_multitask.training.meters import Meters
 from hf_multitask.training.optimizer import separate_heads
+from hf_multitask.training.proximal import ProximalPoint
+from hf_multitask.training.regularization import Regularization
+from hf_multitask.training.smart import Smart
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +84,8 @@ class MultiTaskTrainer(Trainer):
         self._tasks = model.config.tasks
         self._longest = longest_input(processing_class, model.config.encoder_config) if processing_class else 0
         self.processing_class = processing_class
-        # By task: the sum of the batches' losses since the last log, and their number.
-        self._loss_totals: defaultdict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(2, device=args.device))
         self._epoch_setter = EpochSetter()
+        self._proximal = ProximalPoint(args.proximal) if args.proximal else None
         packing = use_packing(model, args.packing)
         kwargs.setdefault(
             "data_collator", MultiTaskCollator(processing_class, task_configs=self._tasks, packing=packing)
@@ -97,9 +99,19 @@ class MultiTaskTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
+        if self._proximal is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ValueError(
+                "proximal keeps a whole copy of the weights, which FSDP and DeepSpeed divide: leave it out."
+            )
         if self.train_dataset is not None:
             self.schedule  # noqa: B018  (a mistake in the arguments is found before training)
         self.add_callback(self._epoch_setter)
+        if self._proximal is not None:
+            self.add_callback(self._proximal)
+        smart = Smart(args.smart, model) if args.smart else None
+        self._regularization = Regularization(self.accelerator, self._train_batch_size, smart, self._proximal)
+        logged = [f"loss_{name}" for name in self._tasks] + self._regularization.names(self._tasks)
+        self._meters = Meters(logged, sums=["smart_skipped"], device=args.device)
         if self.args.device.type == "cpu":
             use_bit_dropout(model)
             self._keep_embedding_gradient()
@@ -118,39 +130,7 @@ class MultiTaskTrainer(Trainer):
     def _prepare_datasets(self, argument: str, datasets: Any) -> MultiTaskDataset | None:
         if datasets is None or isinstance(datasets, MultiTaskDataset):
             return datasets
-        if not isinstance(datasets, Mapping) or not datasets:
-            raise ValueError(
-                f"{argument} must be a dictionary with a dataset for each task, not {type(datasets).__name__}."
-            )
-        for name, dataset in datasets.items():
-            if name not in self._tasks:
-                raise ValueError(f"{argument}: task {name!r} is unknown; {nearest(name, list(self._tasks))}")
-            if not isinstance(dataset, Dataset):
-                raise ValueError(f"{argument}: task {name!r} must be a datasets.Dataset, not {type(dataset).__name__}.")
-        absent = [name for name in self._tasks if name not in datasets]
-        if absent and argument == "train_dataset":
-            logger.warning("%s has no rows for: %s.", argument, ", ".join(absent))
-        return MultiTaskDataset(
-            {name: self._prepare_rows(argument, name, datasets[name]) for name in self._tasks if name in datasets}
-        )
-
-    def _prepare_rows(self, argument: str, name: str, rows: Dataset) -> Dataset:
-        if len(rows) == 0:
-            raise ValueError(f"{argument}: task {name!r} has no rows.")
-        is_tokenized = "input_ids" in rows.column_names
-        wanted = [] if is_tokenized else text_columns(self._tasks[name])
-        for column in [*wanted, "label"] if argument == "train_dataset" else wanted:
-            if column not in rows.column_names:
-                raise ValueError(f"{argument}: task {name!r} needs a column {column!r}; it has {rows.column_names}.")
-        if is_tokenized:
-            return rows
-        task, columns = self._tasks[name], {name: name for name in [*wanted, "label"] if name in rows.column_names}
-        rows, bad = check_rows(rows, task, columns)
-        if bad:
-            raise ValueError(f"{argument}: task {name!r} has {len(bad)} bad row(s), the first {bad[0]}")
-        if self.processing_class is None:
-            raise ValueError(f"{argument}: task {name!r} has texts; give their tokenizer as processing_class.")
-        return tokenize(rows, task, self.processing_class, self._longest)
+        return prepare_given(argument, datasets, self._tasks, self.processing_class, self._longest)
 
     @property
     def schedule(self) -> Schedule:
@@ -248,35 +228,52 @@ class MultiTaskTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The weighted sum of the tasks' losses in training, their plain sum in evaluation (of one task each).
+        """The weighted sum of the tasks' losses and their regularisers in training, the plain sum of the losses in
+        evaluation (of one task each).
 
         A task's loss is a mean over its rows; it counts by their number, so that every row has the same weight
         whichever batch it is in. In Round Robin that number is `per_device_train_batch_size`, and all count fully.
         """
-        outputs = model(**inputs)
         if not model.training:
+            outputs = model(**inputs)
             loss = sum(outputs.losses.values())
             return (loss, outputs) if return_outputs else loss
-        for name, value in outputs.losses.items():
-            self._loss_totals[name] += torch.stack([value.detach(), torch.ones_like(value)])
+        output = self._regularization(model, inputs, self.state.global_step)
+        for name, value in output.outputs.losses.items():
+            self._meters.add(f"loss_{name}", value)
+        for name, value in output.logs.items():
+            self._meters.add(name, value)
         loss = sum(
-            self._tasks[name].weight * (inputs["tasks"][name] / self._train_batch_size) * value
-            for name, value in outputs.losses.items()
+            (inputs["tasks"][name] / self._train_batch_size)
+            * (self._tasks[name].weight * value + output.penalties.get(name, 0))
+            for name, value in output.outputs.losses.items()
         )
-        return (loss, outputs) if return_outputs else loss
+        return (loss, output.outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds each task's mean loss since the last log, and the heads' learning rate, to the training logs."""
+        """Adds each task's mean loss and regularisers since the last log, and the heads' learning rate."""
         if "loss" in logs:
-            # One exchange for all tasks: with some schedules, processes have not seen the same ones.
-            totals = self.accelerator.reduce(torch.stack([self._loss_totals[name] for name in self._tasks]))
-            for name, (total, count) in zip(self._tasks, totals.tolist(), strict=True):
-                if count:
-                    logs[f"loss_{name}"] = total / count
-            self._loss_totals.clear()
+            logs |= self._meters.read(self.accelerator)
             if self.args.head_learning_rate is not None:
                 logs["head_learning_rate"] = float(self.lr_scheduler.get_last_lr()[-1])
         super().log(logs, start_time)
+
+    # ---- Checkpoints ----
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self._proximal is not None and self.args.should_save:
+            self._proximal.save(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self._proximal is not None and checkpoint is not None:
+            self._proximal.load(checkpoint, self.model)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self._proximal is not None:
+            self._proximal.load(self.state.best_model_checkpoint, self.model)
 
     # ---- Evaluation ----
 
@@ -292,7 +289,20 @@ class MultiTaskTrainer(Trainer):
         if isinstance(eval_dataset, Mapping):
             # The parent would run a separate evaluation, with callbacks and all, for each value of a dict.
             eval_dataset = self._prepare_datasets("eval_dataset", eval_dataset)
-        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        with self._evaluated_weights():
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    @contextmanager
+    def _evaluated_weights(self) -> Iterator[None]:
+        """During training, the average's weights where they are wanted; at its end the model gets them for good."""
+        exchanges = self.is_in_train and self._proximal is not None and self._proximal.args.use_average
+        if exchanges:
+            self._proximal.exchange(self.model)
+        try:
+            yield
+        finally:
+            if exchanges:
+                self._proximal.exchange(self.model)
 
     def evaluation_loop(
         self,

@@ -14,32 +14,10 @@ from scipy.stats import pearsonr
 from sklearn.metrics import accuracy_score
 from transformers import AutoModel, EarlyStoppingCallback, TrainerCallback
 
-from hf_multitask import MultiTaskBertModel, MultiTaskTrainer, MultiTaskTrainingArguments
+from hf_multitask import MultiTaskTrainer, MultiTaskTrainingArguments
 from hf_multitask.training.callbacks import EmbeddingGradientKeeper
-from tests.conftest import TASKS, task_rows, tiny_model
-
-TRAINING = {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "disable_tqdm": True, "use_cpu": True}
-
-
-@pytest.fixture
-def make_trainer(tmp_path: Path, tokenizer: Any):
-    """Builds a trainer on random rows; keyword arguments go to the training arguments."""
-
-    def make(
-        model: MultiTaskBertModel | None = None, rows: int = 20, callbacks: list | None = None, **args: Any
-    ) -> MultiTaskTrainer:
-        args = {"output_dir": str(tmp_path / "out"), **TRAINING, **args}
-        return MultiTaskTrainer(
-            model or tiny_model(),
-            MultiTaskTrainingArguments(**args),
-            train_dataset=task_rows(rows, seed=1),
-            eval_dataset=task_rows(9, seed=2),
-            processing_class=tokenizer,
-            callbacks=callbacks,
-        )
-
-    return make
-
+from tests.conftest import TASKS, task_rows, tiny_model, without_dropout
+from tests.training.conftest import TRAINING, Gradients
 
 SCHEDULES = [
     {"schedule": "round_robin"},
@@ -49,23 +27,6 @@ SCHEDULES = [
     {"schedule": "annealed"},
 ]
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule["schedule"])
-
-
-def without_dropout(model: MultiTaskBertModel) -> MultiTaskBertModel:
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    return model
-
-
-class Gradients(TrainerCallback):
-    """Keeps the gradients of every update, before clipping can matter."""
-
-    def __init__(self) -> None:
-        self.seen: list[dict[str, torch.Tensor]] = []
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        self.seen.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
 
 
 # ---- Training ----
@@ -408,8 +369,8 @@ import json, sys
 import torch
 from transformers import PreTrainedTokenizerFast
 from hf_multitask import MultiTaskTrainer, MultiTaskTrainingArguments
-from tests.conftest import task_rows, tiny_model
-from tests.training.test_trainer import TRAINING, Gradients, without_dropout
+from tests.conftest import task_rows, tiny_model, without_dropout
+from tests.training.conftest import TRAINING, Gradients
 
 folder, resume = sys.argv[1], sys.argv[2:] or [None]
 settings = {**TRAINING, "max_steps": 6, "epoch_length": "4", "save_steps": 5, "max_grad_norm": 0.0, "logging_steps": 1}

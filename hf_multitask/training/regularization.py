@@ -1,0 +1,92 @@
+"""The terms that a step's loss has beside the tasks' own: SMART and the proximal point."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from hf_multitask.model.modeling_mtbert import MultiTaskOutput
+from hf_multitask.training.perturbation import random_state
+from hf_multitask.training.proximal import ProximalPoint
+from hf_multitask.training.smart import Smart, SmartOutput
+
+
+@dataclass
+class RegularizedOutput:
+    """What a pass with its regularisers gave.
+
+    Args:
+        outputs: The model's.
+        penalties: By task, the weighted sum of its regularisers, each a mean over its rows.
+        logs: What to log, scalars by name.
+    """
+
+    outputs: MultiTaskOutput
+    penalties: dict[str, Tensor] = field(default_factory=dict)
+    logs: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Regularization:
+    """Runs a batch through the model, and through the passes of its regularisers.
+
+    Args:
+        accelerator: Gives the precision of the passes.
+        batch_size: Rows of each task in a batch, by which `reduction: sum` multiplies.
+        smart, proximal: The regularisers, if any.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, batch_size: int, smart: Smart | None, proximal: ProximalPoint | None
+    ) -> None:
+        self._accelerator, self._batch_size = accelerator, batch_size
+        self._smart, self._proximal = smart, proximal
+
+    def names(self, tasks: Mapping[str, Any]) -> list[str]:
+        """Of all that can be logged."""
+        terms = (["smart"] if self._smart else []) + (["proximal"] if self._proximal else [])
+        sizes = ["smart_cosine", "smart_radius", "smart_skipped"] if self._smart else []
+        return [f"{term}_{name}" for term in terms for name in tasks] + sizes
+
+    def __call__(self, model: nn.Module, inputs: dict[str, Any], step: int) -> RegularizedOutput:
+        """The model's outputs and their penalties.
+
+        Args:
+            model: As Trainer wraps it. The regularisers' passes go through the bare model: their gradients come in
+                the one backward of the loss, which is all that DistributedDataParallel needs to see.
+            inputs: The batch.
+            step: Updates made so far.
+        """
+        smart = self._smart if self._smart and self._smart.applies(step) else None
+        proximal = self._proximal if self._proximal and self._proximal.args.weight else None
+        if smart is None and proximal is None:
+            return RegularizedOutput(model(**inputs))
+        # One autocast around all passes keeps the weights' casts from each to the next.
+        with self._accelerator.autocast(), ExitStack() as recording:
+            random = random_state(inputs["input_ids"].device)
+            clean = recording.enter_context(smart.recording()) if smart else None
+            output = RegularizedOutput(model(**inputs))
+            recording.close()
+            logits: Any = output.outputs.logits
+            if smart is not None and clean is not None:
+                self._add_smart(output, smart, smart(inputs, logits, clean))
+            if proximal is not None:
+                values = proximal(inputs, logits, random)
+                self._add(output, "proximal", values, dict.fromkeys(values, proximal.args.weight))
+        return output
+
+    def _add_smart(self, output: RegularizedOutput, smart: Smart, result: SmartOutput) -> None:
+        factor = smart.args.weight * smart.args.every * (self._batch_size if smart.args.reduction == "sum" else 1)
+        self._add(output, "smart", result.values, {name: factor * weight for name, weight in smart.weights.items()})
+        for name in ("cosine", "radius", "skipped"):
+            if (value := getattr(result, name)) is not None:
+                output.logs[f"smart_{name}"] = value
+
+    def _add(
+        self, output: RegularizedOutput, term: str, values: Mapping[str, Tensor], weights: Mapping[str, float]
+    ) -> None:
+        for name, value in values.items():
+            output.logs[f"{term}_{name}"] = value
+            output.penalties[name] = output.penalties.get(name, 0) + weights[name] * value
