@@ -34,6 +34,11 @@ class MultiTaskTrainingArguments(TrainingArguments):
         head_weight_decay: Of the heads; None: as the backbone's.
         smart: SMART's arguments, [`SmartArguments`] or a mapping of them; None: no SMART.
         proximal: The proximal point's, [`ProximalArguments`] or a mapping; None: no proximal point.
+        surgery: How the tasks' gradients on the backbone are combined: `none`, `pcgrad` (Yu et al. 2020), `upgrad`
+            (Quinton and Rey 2024), `mgda` or another of TorchJD's weightings; `sum` changes nothing but logs the
+            gradients' cosines, as all of them do.
+        loss_weighting: How the losses are weighed: `fixed`, by each task's `weight`; `uncertainty` (Kendall et al.
+            2018), `dynamic_weight_average`, `famo` and others, see [`build_scalarizer`].
         metric_for_best_model: `eval_final_score` unless told otherwise: the mean over tasks of accuracy or
             (r + 1) / 2, which is computed once, after all tasks.
 
@@ -73,6 +78,12 @@ class MultiTaskTrainingArguments(TrainingArguments):
     )
     proximal: dict | str | None = field(
         default=None, metadata={"help": "The proximal point; a mapping, or --proximal.weight 1 and so on."}
+    )
+    surgery: str = field(
+        default="none", metadata={"help": "How the tasks' gradients are combined: none, sum, pcgrad, upgrad, ..."}
+    )
+    loss_weighting: str = field(
+        default="fixed", metadata={"help": "How the losses are weighed: fixed, uncertainty, famo, ..."}
     )
     metric_for_best_model: str | None = field(
         default="eval_final_score", metadata={"help": "The metric that picks the best checkpoint."}

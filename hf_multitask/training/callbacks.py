@@ -22,12 +22,11 @@ class EpochSetter(TrainerCallback):
         self.sampler.set_epoch(int(state.epoch or 0))
 
 
-class EmbeddingGradientKeeper(TrainerCallback):
-    """Keeps the memory of the word embeddings' gradient from step to step.
+class SparseEmbeddingGradient(TrainerCallback):
+    """Makes the word embeddings' gradients sparse while training.
 
-    A step touches a few hundred of 30,522 rows, yet a dense gradient of all rows is allocated, page by page, and
-    filled with zeros each time. Lookups with sparse gradients add their rows to the dense gradient that is already
-    there: the same gradient, bit for bit, in 1 ms and not 25 for 740 tokens of width 384.
+    A step touches a few hundred of 30,522 rows. What adds such a gradient to a dense one that is already there costs
+    no more than those rows.
 
     Args:
         embeddings: The word embeddings, in one process and on a CPU.
@@ -37,15 +36,29 @@ class EmbeddingGradientKeeper(TrainerCallback):
         self.embeddings = embeddings
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._gradient = torch.zeros_like(self.embeddings.weight)
         self.embeddings.sparse = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.embeddings.sparse = False
+        self.embeddings.weight.grad = None
+
+
+class EmbeddingGradientKeeper(SparseEmbeddingGradient):
+    """Keeps the memory of the word embeddings' dense gradient from step to step, and adds sparse ones to it.
+
+    A new dense gradient is allocated, page by page, and filled with zeros each time. The kept one is the same, bit
+    for bit, in 1 ms and not 25 for 740 tokens of width 384.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control)
+        self._gradient = torch.zeros_like(self.embeddings.weight)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.embeddings.weight.grad = self._gradient.zero_()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.embeddings.sparse = False
-        self.embeddings.weight.grad = None
+        super().on_train_end(args, state, control)
         del self._gradient
 
 

@@ -1,23 +1,20 @@
 """transformers' Trainer for a dictionary of tasks."""
 
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, ProgressCallback, Trainer
-from transformers.trainer_utils import EvalLoopOutput, seed_worker
+from transformers import ProgressCallback
+from transformers.trainer_utils import seed_worker
 
+from hf_multitask.data.batch import select_rows
 from hf_multitask.data.collator import MultiTaskCollator
-from hf_multitask.data.dataset import MultiTaskDataset
-from hf_multitask.data.preparation import prepare_given
 from hf_multitask.data.schedule import (
     AnnealedSampling,
     RoundRobin,
@@ -27,22 +24,28 @@ from hf_multitask.data.schedule import (
     adaptive_round_robin,
 )
 from hf_multitask.data.tokenization import longest_input
-from hf_multitask.evaluation.metrics import final_score, predictions, score
 from hf_multitask.model.dropout import use_bit_dropout
 from hf_multitask.model.modeling_mtbert import MultiTaskBertModel
 from hf_multitask.model.packing import use_packing
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
-from hf_multitask.training.callbacks import EmbeddingGradientKeeper, EpochSetter, TaskProgressCallback
+from hf_multitask.training.callbacks import (
+    EmbeddingGradientKeeper,
+    EpochSetter,
+    SparseEmbeddingGradient,
+    TaskProgressCallback,
+)
+from hf_multitask.training.evaluator import MultiTaskEvaluator
 from hf_multitask.training.meters import Meters
 from hf_multitask.training.optimizer import separate_heads
+from hf_multitask.training.perturbation import random_state, set_random_state
 from hf_multitask.training.proximal import ProximalPoint
 from hf_multitask.training.regularization import Regularization
 from hf_multitask.training.smart import Smart
+from hf_multitask.training.surgery import GradientSurgery, build_weighting
+from hf_multitask.training.weighting import LossWeighting, build_scalarizer
 
-logger = logging.getLogger(__name__)
 
-
-class MultiTaskTrainer(Trainer):
+class MultiTaskTrainer(MultiTaskEvaluator):
     """Trains and evaluates a [`MultiTaskBertModel`] on all its tasks.
 
     Args:
@@ -51,15 +54,15 @@ class MultiTaskTrainer(Trainer):
         train_dataset, eval_dataset: A dataset per task, by name. Either tokenized rows, or rows with the columns
             `sentence` (or `sentence1` and `sentence2`) and `label`, which are checked and tokenized here.
         processing_class: The tokenizer.
+        loss_weighting: In place of the argument of that name, a module of your own from the tasks' losses [K] to a
+            scalar; see [`LossWeighting`].
         kwargs: As transformers' Trainer takes them.
 
     Raises:
         ValueError: A dataset for a task that the model does not have, a missing column, or a row that cannot be
             used; all before training begins.
 
-    Evaluation gives `eval_<task>_<metric>` and `eval_<task>_loss` for every task, `eval_loss` (their weighted sum)
-    and `eval_final_score`. It is one evaluation: callbacks, early stopping and the choice of the best checkpoint
-    see it once, with all tasks.
+    What an evaluation gives is said in [`MultiTaskEvaluator`].
     """
 
     # The loss is a mean over each batch. Left to guess, Trainer would take the model's **kwargs for a sign that it
@@ -76,6 +79,7 @@ class MultiTaskTrainer(Trainer):
         train_dataset: Mapping[str, Dataset] | None = None,
         eval_dataset: Mapping[str, Dataset] | None = None,
         processing_class: Any = None,
+        loss_weighting: nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
         # A batch's sequences do not split along their first dimension: one process, one device.
@@ -85,7 +89,6 @@ class MultiTaskTrainer(Trainer):
         self._longest = longest_input(processing_class, model.config.encoder_config) if processing_class else 0
         self.processing_class = processing_class
         self._epoch_setter = EpochSetter()
-        self._proximal = ProximalPoint(args.proximal) if args.proximal else None
         packing = use_packing(model, args.packing)
         kwargs.setdefault(
             "data_collator", MultiTaskCollator(processing_class, task_configs=self._tasks, packing=packing)
@@ -99,38 +102,64 @@ class MultiTaskTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
-        if self._proximal is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise ValueError(
-                "proximal keeps a whole copy of the weights, which FSDP and DeepSpeed divide: leave it out."
-            )
         if self.train_dataset is not None:
             self.schedule  # noqa: B018  (a mistake in the arguments is found before training)
+        self._set_up_methods(loss_weighting)
         self.add_callback(self._epoch_setter)
-        if self._proximal is not None:
-            self.add_callback(self._proximal)
-        smart = Smart(args.smart, model) if args.smart else None
-        self._regularization = Regularization(self.accelerator, self._train_batch_size, smart, self._proximal)
-        logged = [f"loss_{name}" for name in self._tasks] + self._regularization.names(self._tasks)
-        self._meters = Meters(logged, sums=["smart_skipped"], device=args.device)
         if self.args.device.type == "cpu":
             use_bit_dropout(model)
-            self._keep_embedding_gradient()
+            self._spare_embedding_gradient()
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(TaskProgressCallback)
 
-    def _keep_embedding_gradient(self) -> None:
+    def _set_up_methods(self, loss_weighting: nn.Module | None) -> None:
+        """What of a step's loss and gradients is more than a sum."""
+        args, names = self.args, list(self._tasks)
+        smart = Smart(args.smart, self.model) if args.smart else None
+        self._proximal = ProximalPoint(args.proximal) if args.proximal else None
+        self._regularization = Regularization(self.accelerator, self._train_batch_size, smart, self._proximal)
+        if loss_weighting is None and args.loss_weighting != "fixed":
+            loss_weighting = build_scalarizer(args.loss_weighting, len(names))
+        self._weighting = LossWeighting(loss_weighting, names, self.accelerator) if loss_weighting else None
+        self._surgery = None
+        if args.surgery != "none":
+            shared = self.model.backbone.parameters()
+            self._surgery = GradientSurgery(build_weighting(args.surgery), shared, names, self.accelerator)
+        self._check_methods()
+        for callback in (self._proximal, self._weighting):
+            if callback is not None:
+                self.add_callback(callback)
+        logged = [f"loss_{name}" for name in names] + self._regularization.names(names)
+        logged += self._weighting.names() if self._weighting else []
+        logged += self._surgery.names(names) if self._surgery else []
+        self._meters = Meters(logged, sums=["smart_skipped"], device=args.device)
+
+    def _check_methods(self) -> None:
+        if (self._proximal or self._surgery) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ValueError("proximal and surgery need whole weights and gradients, which FSDP and DeepSpeed divide.")
+        if self._weighting and self._surgery:
+            raise ValueError("loss_weighting and surgery both weigh the tasks: choose one.")
+        if self._weighting and self.args.schedule != "round_robin":
+            raise ValueError(
+                f"loss_weighting needs every task in every step: schedule round_robin, not {self.args.schedule}."
+            )
+        if self._weighting and self._weighting.needs_update and self.args.gradient_accumulation_steps > 1:
+            raise ValueError(
+                "this loss_weighting compares losses before and after an update: it takes no accumulation."
+            )
+        if self._surgery and not self._surgery.has_parameters:
+            raise ValueError("surgery is for the gradients of the backbone, which is frozen.")
+
+    def _spare_embedding_gradient(self) -> None:
         embeddings = self.model.get_input_embeddings()
         # Neither processes' exchange of gradients nor compiled graphs take sparse ones.
         alone = self.args.world_size == 1 and not self.args.torch_compile
         if alone and isinstance(embeddings, nn.Embedding) and embeddings.weight.requires_grad:
-            self.add_callback(EmbeddingGradientKeeper(embeddings))
+            # Gradient surgery keeps memory of its own.
+            callback = EmbeddingGradientKeeper if self._surgery is None else SparseEmbeddingGradient
+            self.add_callback(callback(embeddings))
 
     # ---- Data ----
-
-    def _prepare_datasets(self, argument: str, datasets: Any) -> MultiTaskDataset | None:
-        if datasets is None or isinstance(datasets, MultiTaskDataset):
-            return datasets
-        return prepare_given(argument, datasets, self._tasks, self.processing_class, self._longest)
 
     @property
     def schedule(self) -> Schedule:
@@ -176,26 +205,6 @@ class MultiTaskTrainer(Trainer):
             )
         )
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> dict[str, DataLoader]:
-        """A dataloader per task; see `evaluation_loop`."""
-        if isinstance(eval_dataset, str):
-            eval_dataset = {eval_dataset: self.eval_dataset.datasets[eval_dataset]}
-        eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        if eval_dataset is None:
-            raise ValueError("Trainer: evaluation requires an eval_dataset.")
-        return self.get_test_dataloader(eval_dataset)
-
-    def get_test_dataloader(self, test_dataset: Any) -> dict[str, DataLoader]:
-        """A dataloader per task; see `evaluation_loop`."""
-        datasets = self._prepare_datasets("dataset", test_dataset).datasets
-        loaders = {}
-        for name, dataset in datasets.items():
-            loaders[name] = super().get_test_dataloader(MultiTaskDataset({name: dataset}))
-        return loaders
-
-    def _get_eval_sampler(self, eval_dataset: MultiTaskDataset) -> Any:
-        return eval_dataset.by_length()
-
     def num_examples(self, dataloader: DataLoader) -> int:
         """Rows of an evaluation's dataset, or rows that an epoch of training draws."""
         if dataloader.dataset is self.train_dataset:
@@ -213,12 +222,15 @@ class MultiTaskTrainer(Trainer):
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if is_new:
-            optimizer.param_groups[:] = separate_heads(
+            groups = separate_heads(
                 optimizer.param_groups,
                 self.model if model is None else model,
                 self.args.head_learning_rate,
                 self.args.head_weight_decay,
             )
+            if self._weighting is not None and (learnt := list(self._weighting.scalarizer.parameters())):
+                groups.append({**groups[-1], "params": learnt, "weight_decay": 0.0})
+            optimizer.param_groups[:] = groups
         return optimizer
 
     def compute_loss(
@@ -238,17 +250,57 @@ class MultiTaskTrainer(Trainer):
             outputs = model(**inputs)
             loss = sum(outputs.losses.values())
             return (loss, outputs) if return_outputs else loss
+        random = random_state(self.args.device) if self._weighting and self._weighting.needs_update else None
         output = self._regularization(model, inputs, self.state.global_step)
         for name, value in output.outputs.losses.items():
             self._meters.add(f"loss_{name}", value)
         for name, value in output.logs.items():
             self._meters.add(name, value)
-        loss = sum(
-            (inputs["tasks"][name] / self._train_batch_size)
-            * (self._tasks[name].weight * value + output.penalties.get(name, 0))
-            for name, value in output.outputs.losses.items()
-        )
+        losses = self._row_weighted(inputs, output.outputs.losses)
+        if self._weighting is None:
+            loss = sum(losses.values())
+        else:
+            loss, weights = self._weighting(losses, partial(self._losses_again, inputs, random))
+            for name, value in weights.items():
+                self._meters.add(name, value)
+        if output.penalties:
+            loss = loss + sum(self._row_weighted(inputs, output.penalties, by_task=False).values())
         return (loss, output.outputs) if return_outputs else loss
+
+    def _row_weighted(
+        self, inputs: Mapping[str, Any], values: Mapping[str, torch.Tensor], by_task: bool = True
+    ) -> dict[str, torch.Tensor]:
+        """Means over a task's rows, times their number in a batch's, and, `by_task`, the weight of the task's loss."""
+        return {
+            name: (self._tasks[name].weight if by_task else 1.0)
+            * (inputs["tasks"][name] / self._train_batch_size)
+            * value
+            for name, value in values.items()
+        }
+
+    @torch.no_grad()
+    def _losses_again(self, inputs: dict[str, Any], random: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The losses of a batch after an update, under the dropout masks of the pass before it."""
+        after = random_state(self.args.device)
+        set_random_state(random, self.args.device)
+        losses = self._row_weighted(inputs, self.model(**inputs).losses)
+        set_random_state(after, self.args.device)
+        return losses
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """The parent's step; with gradient surgery, one for each task over its own rows."""
+        if self._surgery is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        inputs = self._prepare_inputs(inputs)
+        losses = []
+        for name, count in inputs["tasks"].items():
+            part = select_rows(inputs, {name: torch.arange(count, device=self.args.device)}, self._tasks)
+            with self._surgery.collecting(name):
+                losses.append(super().training_step(model, part, num_items_in_batch))
+        if self.accelerator.sync_gradients:
+            for name, value in self._surgery.combine().items():
+                self._meters.add(name, value.to(self.args.device))
+        return torch.stack(losses).sum()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each task's mean loss and regularisers since the last log, and the heads' learning rate."""
@@ -258,43 +310,18 @@ class MultiTaskTrainer(Trainer):
                 logs["head_learning_rate"] = float(self.lr_scheduler.get_last_lr()[-1])
         super().log(logs, start_time)
 
-    # ---- Checkpoints ----
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self._proximal is not None and self.args.should_save:
-            self._proximal.save(output_dir)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if self._proximal is not None and checkpoint is not None:
-            self._proximal.load(checkpoint, self.model)
-
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        if self._proximal is not None:
-            self._proximal.load(self.state.best_model_checkpoint, self.model)
-
     # ---- Evaluation ----
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Evaluates all tasks, or those of a dictionary of datasets, or the one that is named.
-
-        Returns:
-            `<prefix>_<task>_<metric>`, `<prefix>_<task>_loss`, `<prefix>_loss`, and `<prefix>_final_score` over the
-            tasks that were evaluated.
-        """
-        if isinstance(eval_dataset, Mapping):
-            # The parent would run a separate evaluation, with callbacks and all, for each value of a dict.
-            eval_dataset = self._prepare_datasets("eval_dataset", eval_dataset)
+        """As the parent; during training, of the average's weights where they are wanted."""
         with self._evaluated_weights():
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     @contextmanager
     def _evaluated_weights(self) -> Iterator[None]:
-        """During training, the average's weights where they are wanted; at its end the model gets them for good."""
+        # At the end of training the model gets the average for good.
         exchanges = self.is_in_train and self._proximal is not None and self._proximal.args.use_average
         if exchanges:
             self._proximal.exchange(self.model)
@@ -304,62 +331,23 @@ class MultiTaskTrainer(Trainer):
             if exchanges:
                 self._proximal.exchange(self.model)
 
-    def evaluation_loop(
-        self,
-        dataloader: Mapping[str, DataLoader],
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        """The parent's loop for each task, as one evaluation; predictions and labels are arrays by task.
+    # ---- Checkpoints ----
 
-        Rows go through the model by their length and come out in the order of their datasets.
-        """
-        outputs: dict[str, EvalLoopOutput] = {}
-        places: dict[str, np.ndarray] = {}
-        for name, loader in dataloader.items():
-            prefix = f"{metric_key_prefix}_{name}"
-            outputs[name] = super().evaluation_loop(loader, description, prediction_loss_only, ignore_keys, prefix)
-            dataset: Any = loader.dataset
-            places[name] = np.argsort(dataset.by_length())
-        metrics: dict[str, float] = {}
-        preparation = "model_preparation_time"
-        for name, output in outputs.items():
-            metrics |= output.metrics
-            if (time := metrics.pop(f"{metric_key_prefix}_{name}_{preparation}", None)) is not None:
-                metrics[f"{metric_key_prefix}_{preparation}"] = time
-        losses = {name: metrics.get(f"{metric_key_prefix}_{name}_loss") for name in outputs}
-        if None not in losses.values():
-            metrics[f"{metric_key_prefix}_loss"] = sum(self._tasks[name].weight * loss for name, loss in losses.items())
-        metrics |= self._final_score(metrics, list(outputs), metric_key_prefix)
-        return EvalLoopOutput(
-            predictions={
-                name: output.predictions[name][places[name]] for name, output in outputs.items() if output.predictions
-            },
-            label_ids={
-                name: output.label_ids[name][places[name]] for name, output in outputs.items() if output.label_ids
-            },
-            metrics=metrics,
-            num_samples=sum(output.num_samples or 0 for output in outputs.values()),
-        )
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        for method in (self._proximal, self._weighting):
+            if method is not None and self.args.should_save:
+                method.save(output_dir)
 
-    def _task_metrics(self, evaluated: EvalPrediction) -> dict[str, float]:
-        """The metrics of the one task of an evaluation."""
-        ((name, logits),) = evaluated.predictions.items()
-        metrics = score(self._tasks[name], predictions(self._tasks[name], logits), evaluated.label_ids[name])
-        for metric, value in metrics.items():
-            if value != value:
-                logger.warning("task %r: %s is undefined: predictions or labels are constant.", name, metric)
-        return metrics
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        # First, so that a checkpoint of another method is told by its missing file.
+        if self._proximal is not None and checkpoint is not None:
+            self._proximal.load(checkpoint, self.model)
+        if self._weighting is not None and checkpoint is not None:
+            self._weighting.load(checkpoint)
+        super()._load_optimizer_and_scheduler(checkpoint)
 
-    def _final_score(self, metrics: Mapping[str, float], names: list[str], prefix: str) -> dict[str, float]:
-        by_task = {
-            name: {
-                metric: metrics[key]
-                for metric in ("accuracy", "pearson")
-                if (key := f"{prefix}_{name}_{metric}") in metrics
-            }
-            for name in names
-        }
-        return {f"{prefix}_final_score": final_score(by_task)} if all(by_task.values()) else {}
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self._proximal is not None:
+            self._proximal.load(self.state.best_model_checkpoint, self.model)

@@ -20,6 +20,7 @@ def make_trainer(tmp_path: Path, tokenizer: Any):
     def make(
         model: MultiTaskBertModel | None = None, rows: int = 20, callbacks: list | None = None, **args: Any
     ) -> MultiTaskTrainer:
+        weighting = None if isinstance(args.get("loss_weighting"), str) else args.pop("loss_weighting", None)
         args = {"output_dir": str(tmp_path / "out"), **TRAINING, **args}
         return MultiTaskTrainer(
             model or tiny_model(),
@@ -28,6 +29,7 @@ def make_trainer(tmp_path: Path, tokenizer: Any):
             eval_dataset=task_rows(9, seed=2),
             processing_class=tokenizer,
             callbacks=callbacks,
+            loss_weighting=weighting,
         )
 
     return make

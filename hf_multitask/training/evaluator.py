@@ -1,0 +1,129 @@
+"""transformers' Trainer, evaluating several tasks as one."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader
+from transformers import EvalPrediction, Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from hf_multitask.data.dataset import MultiTaskDataset
+from hf_multitask.data.preparation import prepare_given
+from hf_multitask.evaluation.metrics import final_score, predictions, score
+from hf_multitask.model.configuration_mtbert import TaskConfig
+
+logger = logging.getLogger(__name__)
+
+
+class MultiTaskEvaluator(Trainer):
+    """The half of [`MultiTaskTrainer`] that evaluates and predicts.
+
+    Evaluation gives `eval_<task>_<metric>` and `eval_<task>_loss` for every task, `eval_loss` (their weighted sum)
+    and `eval_final_score`. It is one evaluation: callbacks, early stopping and the choice of the best checkpoint
+    see it once, with all tasks.
+    """
+
+    _tasks: dict[str, TaskConfig]
+    # Tokens of the longest input.
+    _longest: int
+
+    def _prepare_datasets(self, argument: str, datasets: Any) -> MultiTaskDataset | None:
+        if datasets is None or isinstance(datasets, MultiTaskDataset):
+            return datasets
+        return prepare_given(argument, datasets, self._tasks, self.processing_class, self._longest)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> dict[str, DataLoader]:
+        """A dataloader per task; see `evaluation_loop`."""
+        if isinstance(eval_dataset, str):
+            eval_dataset = {eval_dataset: self.eval_dataset.datasets[eval_dataset]}
+        eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if eval_dataset is None:
+            raise ValueError("Trainer: evaluation requires an eval_dataset.")
+        return self.get_test_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> dict[str, DataLoader]:
+        """A dataloader per task; see `evaluation_loop`."""
+        datasets = self._prepare_datasets("dataset", test_dataset).datasets
+        loaders = {}
+        for name, dataset in datasets.items():
+            loaders[name] = super().get_test_dataloader(MultiTaskDataset({name: dataset}))
+        return loaders
+
+    def _get_eval_sampler(self, eval_dataset: MultiTaskDataset) -> Any:
+        return eval_dataset.by_length()
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluates all tasks, or those of a dictionary of datasets, or the one that is named.
+
+        Returns:
+            `<prefix>_<task>_<metric>`, `<prefix>_<task>_loss`, `<prefix>_loss`, and `<prefix>_final_score` over the
+            tasks that were evaluated.
+        """
+        if isinstance(eval_dataset, Mapping):
+            # The parent would run a separate evaluation, with callbacks and all, for each value of a dict.
+            eval_dataset = self._prepare_datasets("eval_dataset", eval_dataset)
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def evaluation_loop(
+        self,
+        dataloader: Mapping[str, DataLoader],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The parent's loop for each task, as one evaluation; predictions and labels are arrays by task.
+
+        Rows go through the model by their length and come out in the order of their datasets.
+        """
+        outputs: dict[str, EvalLoopOutput] = {}
+        places: dict[str, np.ndarray] = {}
+        for name, loader in dataloader.items():
+            prefix = f"{metric_key_prefix}_{name}"
+            outputs[name] = super().evaluation_loop(loader, description, prediction_loss_only, ignore_keys, prefix)
+            dataset: Any = loader.dataset
+            places[name] = np.argsort(dataset.by_length())
+        metrics: dict[str, float] = {}
+        preparation = "model_preparation_time"
+        for name, output in outputs.items():
+            metrics |= output.metrics
+            if (time := metrics.pop(f"{metric_key_prefix}_{name}_{preparation}", None)) is not None:
+                metrics[f"{metric_key_prefix}_{preparation}"] = time
+        losses = {name: metrics.get(f"{metric_key_prefix}_{name}_loss") for name in outputs}
+        if None not in losses.values():
+            metrics[f"{metric_key_prefix}_loss"] = sum(self._tasks[name].weight * loss for name, loss in losses.items())
+        metrics |= self._final_score(metrics, list(outputs), metric_key_prefix)
+        return EvalLoopOutput(
+            predictions={
+                name: output.predictions[name][places[name]] for name, output in outputs.items() if output.predictions
+            },
+            label_ids={
+                name: output.label_ids[name][places[name]] for name, output in outputs.items() if output.label_ids
+            },
+            metrics=metrics,
+            num_samples=sum(output.num_samples or 0 for output in outputs.values()),
+        )
+
+    def _task_metrics(self, evaluated: EvalPrediction) -> dict[str, float]:
+        """The metrics of the one task of an evaluation."""
+        ((name, logits),) = evaluated.predictions.items()
+        metrics = score(self._tasks[name], predictions(self._tasks[name], logits), evaluated.label_ids[name])
+        for metric, value in metrics.items():
+            if value != value:
+                logger.warning("task %r: %s is undefined: predictions or labels are constant.", name, metric)
+        return metrics
+
+    def _final_score(self, metrics: Mapping[str, float], names: list[str], prefix: str) -> dict[str, float]:
+        by_task = {
+            name: {
+                metric: metrics[key]
+                for metric in ("accuracy", "pearson")
+                if (key := f"{prefix}_{name}_{metric}") in metrics
+            }
+            for name in names
+        }
+        return {f"{prefix}_final_score": final_score(by_task)} if all(by_task.values()) else {}

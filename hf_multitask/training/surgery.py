@@ -1,0 +1,159 @@
+"""Gradient surgery: the tasks' gradients on the shared backbone, combined by more than a sum (paper section 4.6).
+
+The paper gave it up for want of memory: K losses of one graph must be differentiated K times while the graph is kept.
+But the tasks' rows are different rows. Here each task has a forward and a backward of its own, over its own rows, that
+together cost what one pass over all rows does, and only one task's activations are held at a time. What is kept is the
+K gradients, K times the backbone's size; their Gramian [K, K] gives TorchJD's weightings all they need.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import combinations
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+
+from hf_multitask.model.configuration_mtbert import nearest
+
+
+def build_weighting(name: str) -> nn.Module:
+    """A weighting from a Gramian [K, K] to weights [K].
+
+    Args:
+        name: `sum`, the plain sum, or a weighting of TorchJD's by the name of its aggregator, such as `pcgrad`,
+            `upgrad` or `mgda`.
+
+    Raises:
+        ValueError: There is none of that name, or it needs arguments or a state of its own.
+        ImportError: TorchJD is not installed.
+    """
+    if name == "sum":
+        return PlainSum()
+    try:
+        from torchjd import Stateful, aggregation
+    except ImportError as error:
+        raise ImportError(f"surgery {name!r} needs TorchJD: pip install hf-multitask[torchjd]") from error
+    classes = {
+        key.removesuffix("Weighting").lower(): value
+        for key, value in vars(aggregation).items()
+        if key.endswith("Weighting") and key != "Weighting" and not issubclass(value, Stateful)
+    }
+    if name.lower() not in classes:
+        raise ValueError(f"surgery {name!r} is unknown; {nearest(name.lower(), ['sum', *classes])}")
+    try:
+        weighting = classes[name.lower()]()
+        weighting(torch.eye(2))
+    except Exception as error:
+        raise ValueError(f"surgery {name!r} cannot be used as it is: {error}") from error
+    return weighting
+
+
+class PlainSum(nn.Module):
+    """Every task's gradient with the weight 1, as without surgery: to measure their cosines."""
+
+    def forward(self, gramian: Tensor) -> Tensor:
+        """Gramian [K, K] to ones [K]."""
+        return torch.ones(len(gramian))
+
+
+class GradientSurgery:
+    """Collects the tasks' gradients of a step one by one and puts their combination in place.
+
+    Args:
+        weighting: From [`build_weighting`], or any module from a Gramian [K, K] to weights [K], K being the tasks of
+            the step. Weights are scaled so that orthogonal gradients of equal length get 1 each: surgery then is the
+            plain sum wherever there is no conflict to mend, and backbone and heads keep their proportion.
+        shared: The backbone's parameters. Heads have the gradients of their own losses.
+        tasks: All that a step can have.
+        accelerator: Says by what the loss is scaled in fp16, and lets processes agree.
+
+    Example:
+        >>> surgery = GradientSurgery(build_weighting("sum"), model.backbone.parameters(), ["a", "b"], accelerator)
+        ... # doctest: +SKIP
+        >>> for task, loss in losses.items():
+        ...     with surgery.collecting(task):
+        ...         loss.backward()
+        >>> cosines = surgery.combine()
+    """
+
+    def __init__(
+        self, weighting: nn.Module, shared: Iterable[nn.Parameter], tasks: Sequence[str], accelerator: Accelerator
+    ) -> None:
+        self._weighting, self._accelerator = weighting, accelerator
+        self._shared = [parameter for parameter in shared if parameter.requires_grad]
+        self._tasks = list(tasks)
+        self._seen: set[str] = set()
+        self._gradients: Tensor | None = None
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether anything of the backbone is trained."""
+        return bool(self._shared)
+
+    @staticmethod
+    def names(tasks: Sequence[str]) -> list[str]:
+        """Of all cosines that can be logged."""
+        return [_pair(*pair) for pair in combinations(tasks, 2)]
+
+    @contextmanager
+    def collecting(self, task: str) -> Iterator[None]:
+        """Around a backward of one task: the backbone's gradients are that task's, those of earlier batches of the
+        step included, so that processes exchange their sum."""
+        if self._gradients is None:
+            self._gradients = torch.zeros(len(self._tasks), sum(p.numel() for p in self._shared), **_kind(self._shared))
+        elif not self._seen:
+            self._gradients.zero_()
+        self._seen.add(task)
+        self._point_to(self._gradients[self._tasks.index(task)])
+        yield
+        for parameter in self._shared:
+            parameter.grad = None
+
+    def combine(self) -> dict[str, Tensor]:
+        """Puts the combined gradient in place and returns the cosines of the tasks' gradients, by their log's name."""
+        assert self._gradients is not None
+        names = [name for name in self._tasks if name in self._seen]
+        self._seen.clear()
+        rows = [self._tasks.index(name) for name in names]
+        gramian = self._gramian(rows)
+        first, *others = rows
+        # A sum of what is not finite is not finite either, and a gradient scaler then skips the step.
+        weights = self._weights(gramian).tolist() if gramian.isfinite().all() else [1.0] * len(rows)
+        combined = self._gradients[first]
+        combined.mul_(weights[0])
+        for row, weight in zip(others, weights[1:], strict=True):
+            combined.add_(self._gradients[row], alpha=weight)
+        self._point_to(combined)
+        lengths = gramian.diagonal().sqrt()
+        cosines = gramian / (lengths.unsqueeze(0) * lengths.unsqueeze(1))
+        return {_pair(names[i], names[j]): cosines[i, j] for i, j in combinations(range(len(names)), 2)}
+
+    def _gramian(self, rows: list[int]) -> Tensor:
+        """Inner products of the gradients as they are without a gradient scaler's factor, on the CPU."""
+        assert self._gradients is not None
+        gradients = self._gradients if len(rows) == len(self._gradients) else self._gradients[rows]
+        scaler = self._accelerator.scaler
+        scale = scaler.get_scale() if scaler is not None else 1.0
+        return (gradients @ gradients.T).cpu() / scale**2
+
+    def _weights(self, gramian: Tensor) -> Tensor:
+        even = self._weighting(torch.eye(len(gramian)))
+        weights = self._weighting(gramian) * (len(gramian) / even.sum())
+        # PCGrad draws an order, and processes draw different ones.
+        return broadcast(weights.to(self._accelerator.device)) if self._accelerator.num_processes > 1 else weights
+
+    def _point_to(self, row: Tensor) -> None:
+        sizes = [parameter.numel() for parameter in self._shared]
+        for parameter, gradient in zip(self._shared, row.split(sizes), strict=True):
+            parameter.grad = gradient.view_as(parameter)
+
+
+def _pair(first: str, second: str) -> str:
+    return f"gradient_cosine_{first}_{second}"
+
+
+def _kind(parameters: Sequence[nn.Parameter]) -> dict[str, Any]:
+    return {"dtype": parameters[0].dtype, "device": parameters[0].device}
