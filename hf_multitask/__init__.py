@@ -3,7 +3,7 @@
 from transformers import AutoConfig, AutoModel
 
 from hf_multitask.data.collator import MultiTaskCollator
-from hf_multitask.data.schedule import AnnealedSampling, Phases, RoundRobin, Schedule, SizeSampling
+from hf_multitask.data.schedule import AdaptiveSampling, AnnealedSampling, Phases, RoundRobin, Schedule, SizeSampling
 from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, TaskConfig
 from hf_multitask.model.modeling_mtbert import MultiTaskBertModel, MultiTaskOutput, TaskOutput
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
@@ -15,6 +15,7 @@ AutoModel.register(MultiTaskBertConfig, MultiTaskBertModel)
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaptiveSampling",
     "AnnealedSampling",
     "MultiTaskBertConfig",
     "MultiTaskBertModel",

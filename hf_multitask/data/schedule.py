@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Sampler
 
+# In place of a loss that is 0.
+_TINY = 1e-12
+
 
 class Schedule(ABC):
     """Says what a batch holds. To write one, derive from this class and give `batches_per_epoch` and `rows`."""
@@ -156,6 +159,36 @@ class AnnealedSampling(SizeSampling):
         return 1.0 - 0.8 * min(epoch / (self._epochs - 1), 1.0) if self._epochs > 1 else 1.0
 
 
+class AdaptiveSampling(SizeSampling):
+    """Draws tasks that have fallen behind more often: p_i ∝ (L_i / min L_i)^α.
+
+    L_i is a task's mean training loss in the last epoch in which it had rows, min L_i the lowest of any such epoch so
+    far: a task that forgets while others train gets more rows, one that improves does not. The first epoch is even.
+
+    Args:
+        history: Each past epoch's mean losses by task, which grows as training goes on; an epoch's draws depend on
+            those of the epochs before it alone.
+        args, kwargs: As for [`SizeSampling`].
+
+    Source: the explicit schedules of Jean, Firat and Johnson 2019, "Adaptive Scheduling for Multi-Task Learning",
+    with losses in place of scores and a task's own best as its baseline.
+    """
+
+    def __init__(
+        self, sizes: Mapping[str, int], *args: Any, history: Sequence[Mapping[str, float]] = (), **kwargs: Any
+    ) -> None:
+        super().__init__(sizes, *args, **kwargs)
+        self._history = history
+
+    def probabilities(self, epoch: int) -> np.ndarray:
+        lags = []
+        for name in self._sizes:
+            losses = [means[name] for means in self._history[:epoch] if name in means]
+            lags.append(losses[-1] / max(min(losses), _TINY) if losses else 1.0)
+        weights = np.array(lags) ** self.alpha(epoch)
+        return weights / weights.sum()
+
+
 class Phases(Schedule):
     """One schedule after another.
 
@@ -175,6 +208,11 @@ class Phases(Schedule):
     @property
     def batches_per_epoch(self) -> int:
         return self._phases[0][0].batches_per_epoch
+
+    @property
+    def epochs(self) -> list[int]:
+        """Of each phase but the last, which has no end of its own."""
+        return [epochs for _, epochs in self._phases[:-1]]
 
     def rows(self, epoch: int, batch: int) -> Mapping[str, int]:
         for schedule, epochs in self._phases[:-1]:

@@ -10,6 +10,10 @@ from hf_multitask.training.groups import ArgumentGroup
 from hf_multitask.training.proximal import ProximalArguments
 from hf_multitask.training.smart import SmartArguments
 
+ScheduleName = Literal[
+    "round_robin", "adaptive_round_robin", "proportional", "temperature", "annealed", "adaptive_sampling"
+]
+
 
 @dataclass
 class MultiTaskTrainingArguments(TrainingArguments):
@@ -22,11 +26,16 @@ class MultiTaskTrainingArguments(TrainingArguments):
         schedule: What a step holds. `round_robin`: as many rows of every task (paper section 4.3);
             `adaptive_round_robin`: rows of the largest task alone for some epochs, then Round Robin (section 4.3);
             `proportional`: rows drawn by the datasets' sizes, `temperature`: by their power of `sampling_alpha`,
-            `annealed`: from the first to nearly even draws at the run's end (Stickland and Murray 2019). Each row
-            has the same weight in the loss: a task with half of Round Robin's rows has half of its weight.
+            `annealed`: from the first to nearly even draws at the run's end (Stickland and Murray 2019),
+            `adaptive_sampling`: by how far a task's training loss has risen above its best. Each row has the same
+            weight in the loss: a task with half of Round Robin's rows has half of its weight.
         largest_task_epochs: r of `adaptive_round_robin`; they are among the run's epochs.
-        sampling_alpha: Exponent of `temperature`, at least 0: 0.5 is square-root sampling.
+        sampling_alpha: Exponent of `temperature` and `adaptive_sampling`, at least 0: 0.5 of the former is square-root
+            sampling.
         mixing: Of a drawn schedule: `rows` of several tasks in a step, or one task's in each step, `tasks`.
+        phase_learning_rates: Of a schedule in phases, such as `adaptive_round_robin` with its two: what all learning
+            rates are multiplied by in each of them (paper section 7). None: 1.
+        phase_restart: Whether `lr_scheduler_type` begins anew, with its warm-up, in each phase: a warm restart.
         epoch_length: `largest` or `smallest`, the dataset that an epoch is one pass over, or a number of steps.
         packing: Whether a batch's sequences are laid end to end in one row, without padding: `auto`, where the
             backbone can read that; `on`, or else an error; `off`. The results are the same.
@@ -46,7 +55,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
         ValueError: A value out of range, or an argument of transformers' that has no meaning for several tasks.
     """
 
-    schedule: Literal["round_robin", "adaptive_round_robin", "proportional", "temperature", "annealed"] = field(
+    schedule: ScheduleName = field(
         default="round_robin",
         metadata={"help": "Whether a step holds rows of every task, of the largest at first, or rows that are drawn."},
     )
@@ -58,6 +67,12 @@ class MultiTaskTrainingArguments(TrainingArguments):
     )
     mixing: Literal["rows", "tasks"] = field(
         default="rows", metadata={"help": "Whether drawn steps mix rows of several tasks or hold one task's."}
+    )
+    phase_learning_rates: list[float] | None = field(
+        default=None, metadata={"help": "What the learning rates are multiplied by in each phase of the schedule."}
+    )
+    phase_restart: bool = field(
+        default=False, metadata={"help": "Whether the learning rate's course begins anew in each phase."}
     )
     epoch_length: str = field(
         default="largest",
@@ -103,6 +118,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
             raise ValueError(f"largest_task_epochs must be at least 1, not {self.largest_task_epochs}.")
         if not 0 <= self.sampling_alpha < float("inf"):
             raise ValueError(f"sampling_alpha must be a number from 0 on, not {self.sampling_alpha}.")
+        if any(not 0 <= factor < float("inf") for factor in self.phase_learning_rates or []):
+            raise ValueError(f"phase_learning_rates must be numbers from 0 on, not {self.phase_learning_rates}.")
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor must be 0: the tasks' losses are their heads' own.")
         if self.train_sampling_strategy != "random":

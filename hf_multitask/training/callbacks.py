@@ -1,12 +1,18 @@
 """What the trainer does at its loop's events."""
 
+import json
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from transformers import ProgressCallback, TrainerCallback
 
 from hf_multitask.data.schedule import StepBatchSampler
+
+LOSSES_NAME = "epoch_losses.json"
 
 
 class EpochSetter(TrainerCallback):
@@ -20,6 +26,54 @@ class EpochSetter(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.sampler.set_epoch(int(state.epoch or 0))
+
+
+class EpochLosses(TrainerCallback):
+    """Records each epoch's mean loss of every task, for a schedule that follows them.
+
+    Args:
+        tasks: All tasks.
+        accelerator: The means are over all processes.
+
+    `history` has a mapping of tasks to means for each past epoch, without the tasks that had no rows in it.
+    """
+
+    def __init__(self, tasks: Iterable[str], accelerator: Accelerator) -> None:
+        self.history: list[dict[str, float]] = []
+        self._tasks, self._accelerator = list(tasks), accelerator
+        self._totals = torch.zeros(len(self._tasks), 2, device=accelerator.device)
+
+    def add(self, name: str, loss: torch.Tensor) -> None:
+        """Counts a batch's mean loss of a task."""
+        self._totals[self._tasks.index(name)] += torch.stack([loss.detach().float(), torch.ones_like(loss)])
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # Not at an epoch's end, which a run that was stopped there and resumed would not see.
+        if len(self.history) < int(state.epoch or 0):
+            totals = self._accelerator.reduce(self._totals).tolist()
+            means = zip(self._tasks, totals, strict=True)
+            self.history.append({name: total / count for name, (total, count) in means if count})
+            self._totals.zero_()
+
+    def save(self, folder: str) -> None:
+        """Writes the past epochs' means and the current one's sums into a checkpoint; all processes take part."""
+        totals = self._accelerator.reduce(self._totals).tolist()
+        if self._accelerator.is_main_process:
+            (Path(folder) / LOSSES_NAME).write_text(json.dumps({"history": self.history, "totals": totals}))
+
+    def load(self, folder: str) -> None:
+        """Reads them from a checkpoint.
+
+        Raises:
+            ValueError: The checkpoint has none.
+        """
+        path = Path(folder) / LOSSES_NAME
+        if not path.is_file():
+            raise ValueError(f"checkpoint {folder} has no {LOSSES_NAME}: its run had another schedule.")
+        saved = json.loads(path.read_text())
+        self.history[:] = saved["history"]
+        # The sums are all processes' together: one has them, and the others nothing.
+        self._totals = torch.tensor(saved["totals"], device=self._totals.device) * self._accelerator.is_main_process
 
 
 class SparseEmbeddingGradient(TrainerCallback):

@@ -1,6 +1,8 @@
-"""The optimizer's parameter groups: backbone and heads apart."""
+"""The optimizer's parameter groups, backbone and heads apart, and its learning rate over phases."""
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
 from torch import nn
@@ -31,3 +33,24 @@ def separate_heads(
         backbone.append({**group, "params": [p for p in group["params"] if id(p) not in head_ids]})
         heads.append({**group, **settings, "params": [p for p in group["params"] if id(p) in head_ids]})
     return [group for group in backbone + heads if group["params"]]
+
+
+def phased(
+    courses: Sequence[Callable[[int], float]], lengths: Sequence[int], factors: Sequence[float]
+) -> Callable[[int], float]:
+    """A learning rate's course over phases, as a factor by step.
+
+    Args:
+        courses: One for each phase, which counts its steps from 0 (a warm restart), or one for the whole run.
+        lengths: Steps of each phase; the last one lasts on.
+        factors: Of each phase.
+    """
+    starts = list(accumulate(lengths[:-1], initial=0))
+
+    def course(step: int) -> float:
+        phase = bisect_right(starts, step) - 1
+        if len(courses) == 1:
+            return factors[phase] * courses[0](step)
+        return factors[phase] * courses[phase](step - starts[phase])
+
+    return course

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_model, save_model
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -58,14 +59,17 @@ class ProximalPoint(TrainerCallback):
 
     Args:
         args: How it is done.
+        model: The bare model.
+        accelerator: The process that writes is its main one.
 
     As a callback it averages after every update. `average` is a model in its own right, once training has begun.
     """
 
     average: MultiTaskBertModel
 
-    def __init__(self, args: ProximalArguments) -> None:
+    def __init__(self, args: ProximalArguments, model: MultiTaskBertModel, accelerator: Accelerator) -> None:
         self.args = args
+        self._model, self._accelerator = model, accelerator
 
     # ---- The term ----
 
@@ -94,27 +98,28 @@ class ProximalPoint(TrainerCallback):
 
     # ---- The average ----
 
-    def start(self, model: MultiTaskBertModel) -> None:
+    def start(self) -> None:
         """The average begins as a copy of the model's weights."""
-        self.average = copy.deepcopy(model).requires_grad_(False)
+        self.average = copy.deepcopy(self._model).requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, model: MultiTaskBertModel, momentum: float) -> None:
+    def update(self, momentum: float) -> None:
         """θ̃ ← β θ̃ + (1 − β) θ."""
         average = get_ema_multi_avg_fn(momentum)
-        average(list(self.average.parameters()), list(model.parameters()), None)
+        average(list(self.average.parameters()), list(self._model.parameters()), None)
 
     @torch.no_grad()
-    def exchange(self, model: MultiTaskBertModel) -> None:
+    def exchange(self) -> None:
         """The model's weights and the average's change places; done twice, nothing has changed."""
-        for mine, other in zip(self.average.parameters(), model.parameters(), strict=True):
+        for mine, other in zip(self.average.parameters(), self._model.parameters(), strict=True):
             mine.data, other.data = other.data, mine.data
 
     def save(self, folder: str) -> None:
         """Writes the average into a checkpoint."""
-        save_model(self.average, str(Path(folder) / AVERAGE_NAME))
+        if self._accelerator.is_main_process:
+            save_model(self.average, str(Path(folder) / AVERAGE_NAME))
 
-    def load(self, folder: str, model: MultiTaskBertModel) -> None:
+    def load(self, folder: str) -> None:
         """Reads the average from a checkpoint.
 
         Raises:
@@ -123,19 +128,19 @@ class ProximalPoint(TrainerCallback):
         path = Path(folder) / AVERAGE_NAME
         if not path.is_file():
             raise ValueError(f"checkpoint {folder} has no {AVERAGE_NAME}: its run had no proximal point.")
-        self.start(model)
+        self.start()
         load_model(self.average, str(path))
 
     # ---- The loop's events ----
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 0:
-            self.start(model)
+            self.start()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         is_early = state.global_step <= state.max_steps / 10
-        self.update(model, self.args.early_momentum if is_early else self.args.momentum)
+        self.update(self.args.early_momentum if is_early else self.args.momentum)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.args.use_average:
-            model.load_state_dict(self.average.state_dict())
+            self._model.load_state_dict(self.average.state_dict())

@@ -1,6 +1,5 @@
 """transformers' Trainer for a dictionary of tasks."""
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -9,20 +8,14 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import ProgressCallback
 from transformers.trainer_utils import seed_worker
 
 from hf_multitask.data.batch import select_rows
 from hf_multitask.data.collator import MultiTaskCollator
-from hf_multitask.data.schedule import (
-    AnnealedSampling,
-    RoundRobin,
-    Schedule,
-    SizeSampling,
-    StepBatchSampler,
-    adaptive_round_robin,
-)
+from hf_multitask.data.schedule import Schedule, StepBatchSampler
 from hf_multitask.data.tokenization import longest_input
 from hf_multitask.model.dropout import use_bit_dropout
 from hf_multitask.model.modeling_mtbert import MultiTaskBertModel
@@ -30,16 +23,18 @@ from hf_multitask.model.packing import use_packing
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
 from hf_multitask.training.callbacks import (
     EmbeddingGradientKeeper,
+    EpochLosses,
     EpochSetter,
     SparseEmbeddingGradient,
     TaskProgressCallback,
 )
 from hf_multitask.training.evaluator import MultiTaskEvaluator
 from hf_multitask.training.meters import Meters
-from hf_multitask.training.optimizer import separate_heads
+from hf_multitask.training.optimizer import phased, separate_heads
 from hf_multitask.training.perturbation import random_state, set_random_state
 from hf_multitask.training.proximal import ProximalPoint
 from hf_multitask.training.regularization import Regularization
+from hf_multitask.training.scheduling import build_schedule, phase_lengths
 from hf_multitask.training.smart import Smart
 from hf_multitask.training.surgery import GradientSurgery, build_weighting
 from hf_multitask.training.weighting import LossWeighting, build_scalarizer
@@ -102,8 +97,13 @@ class MultiTaskTrainer(MultiTaskEvaluator):
             processing_class=processing_class,
             **kwargs,
         )
+        self._epoch_losses = None
+        if args.schedule == "adaptive_sampling":
+            self._epoch_losses = EpochLosses(self._tasks, self.accelerator)
+            self.add_callback(self._epoch_losses)
         if self.train_dataset is not None:
-            self.schedule  # noqa: B018  (a mistake in the arguments is found before training)
+            # A mistake in the arguments is found before training.
+            self._phase_lengths(args.max_steps)
         self._set_up_methods(loss_weighting)
         self.add_callback(self._epoch_setter)
         if self.args.device.type == "cpu":
@@ -116,7 +116,7 @@ class MultiTaskTrainer(MultiTaskEvaluator):
         """What of a step's loss and gradients is more than a sum."""
         args, names = self.args, list(self._tasks)
         smart = Smart(args.smart, self.model) if args.smart else None
-        self._proximal = ProximalPoint(args.proximal) if args.proximal else None
+        self._proximal = ProximalPoint(args.proximal, self.model, self.accelerator) if args.proximal else None
         self._regularization = Regularization(self.accelerator, self._train_batch_size, smart, self._proximal)
         if loss_weighting is None and args.loss_weighting != "fixed":
             loss_weighting = build_scalarizer(args.loss_weighting, len(names))
@@ -164,22 +164,8 @@ class MultiTaskTrainer(MultiTaskEvaluator):
     @property
     def schedule(self) -> Schedule:
         """What each batch of training holds; for a schedule of your own, give this property in a subclass."""
-        args, sizes = self.args, self.train_dataset.sizes
-        batches_per_step = args.gradient_accumulation_steps * args.world_size
-        shape = (sizes, self._train_batch_size, args.epoch_length, batches_per_step)
-        draws = {"mixing": args.mixing, "seed": self._data_seed}
-        if args.schedule == "adaptive_round_robin":
-            return adaptive_round_robin(*shape, args.largest_task_epochs)
-        if args.schedule == "proportional":
-            return SizeSampling(*shape, **draws)
-        if args.schedule == "temperature":
-            return SizeSampling(*shape, alpha=args.sampling_alpha, **draws)
-        evenly = RoundRobin(*shape)
-        if args.schedule == "annealed":
-            steps = args.max_steps * batches_per_step / evenly.batches_per_epoch
-            epochs = math.ceil(steps if args.max_steps > 0 else args.num_train_epochs)
-            return AnnealedSampling(*shape, epochs=epochs, **draws)
-        return evenly
+        history = self._epoch_losses.history if self._epoch_losses else []
+        return build_schedule(self.args, self.train_dataset.sizes, self._train_batch_size, self._data_seed, history)
 
     @property
     def _data_seed(self) -> int:
@@ -233,6 +219,27 @@ class MultiTaskTrainer(MultiTaskEvaluator):
             optimizer.param_groups[:] = groups
         return optimizer
 
+    def _phase_lengths(self, steps: int) -> list[int] | None:
+        schedule, in_phases = self.schedule, self.args.phase_learning_rates or self.args.phase_restart
+        return phase_lengths(self.args, schedule, steps) if in_phases else None
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> torch.optim.lr_scheduler.LRScheduler:
+        """The parent's scheduler; over a schedule's phases, with a factor in each, or anew in each."""
+        lengths = self._phase_lengths(num_training_steps)
+        if lengths is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        courses = []
+        for length in lengths if self.args.phase_restart else [num_training_steps]:
+            self.lr_scheduler = None
+            course = super().create_scheduler(length, optimizer)
+            if not isinstance(course, LambdaLR):
+                raise ValueError(f"lr_scheduler_type {self.args.lr_scheduler_type} cannot go by phases.")
+            courses.append(course.lr_lambdas[0])
+        factors = self.args.phase_learning_rates or [1.0] * len(lengths)
+        optimizer = self.optimizer if optimizer is None else optimizer
+        self.lr_scheduler = LambdaLR(optimizer, phased(courses, lengths, factors))
+        return self.lr_scheduler
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -250,10 +257,14 @@ class MultiTaskTrainer(MultiTaskEvaluator):
             outputs = model(**inputs)
             loss = sum(outputs.losses.values())
             return (loss, outputs) if return_outputs else loss
+        # Kept for the logs, which come when the scheduler has already moved on.
+        self._head_learning_rate = float(self.optimizer.param_groups[-1]["lr"]) if self.optimizer else 0.0
         random = random_state(self.args.device) if self._weighting and self._weighting.needs_update else None
         output = self._regularization(model, inputs, self.state.global_step)
         for name, value in output.outputs.losses.items():
             self._meters.add(f"loss_{name}", value)
+            if self._epoch_losses is not None:
+                self._epoch_losses.add(name, value)
         for name, value in output.logs.items():
             self._meters.add(name, value)
         losses = self._row_weighted(inputs, output.outputs.losses)
@@ -307,7 +318,7 @@ class MultiTaskTrainer(MultiTaskEvaluator):
         if "loss" in logs:
             logs |= self._meters.read(self.accelerator)
             if self.args.head_learning_rate is not None:
-                logs["head_learning_rate"] = float(self.lr_scheduler.get_last_lr()[-1])
+                logs["head_learning_rate"] = self._head_learning_rate
         super().log(logs, start_time)
 
     # ---- Evaluation ----
@@ -324,30 +335,31 @@ class MultiTaskTrainer(MultiTaskEvaluator):
         # At the end of training the model gets the average for good.
         exchanges = self.is_in_train and self._proximal is not None and self._proximal.args.use_average
         if exchanges:
-            self._proximal.exchange(self.model)
+            self._proximal.exchange()
         try:
             yield
         finally:
             if exchanges:
-                self._proximal.exchange(self.model)
+                self._proximal.exchange()
 
     # ---- Checkpoints ----
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        for method in (self._proximal, self._weighting):
-            if method is not None and self.args.should_save:
-                method.save(output_dir)
+        for method in self._checkpointed():
+            method.save(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         # First, so that a checkpoint of another method is told by its missing file.
-        if self._proximal is not None and checkpoint is not None:
-            self._proximal.load(checkpoint, self.model)
-        if self._weighting is not None and checkpoint is not None:
-            self._weighting.load(checkpoint)
+        for method in self._checkpointed() if checkpoint is not None else []:
+            method.load(checkpoint)
         super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _checkpointed(self) -> list[Any]:
+        """What has a file of its own in a checkpoint."""
+        return [method for method in (self._proximal, self._weighting, self._epoch_losses) if method is not None]
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
         if self._proximal is not None:
-            self._proximal.load(self.state.best_model_checkpoint, self.model)
+            self._proximal.load(self.state.best_model_checkpoint)

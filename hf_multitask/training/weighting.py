@@ -122,7 +122,8 @@ class LossWeighting(TrainerCallback):
         for key, value in memory.items():
             if isinstance(value, torch.optim.Optimizer):
                 memory[key] = {"optimizer": type(value).__name__, "state": value.state_dict()}
-        torch.save({"parameters": self.scalarizer.state_dict(), "memory": memory}, Path(folder) / STATE_NAME)
+        if self._accelerator.is_main_process:
+            torch.save({"parameters": self.scalarizer.state_dict(), "memory": memory}, Path(folder) / STATE_NAME)
 
     def load(self, folder: str) -> None:
         """Reads them from a checkpoint.

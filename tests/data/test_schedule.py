@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from hf_multitask import AnnealedSampling, Phases, RoundRobin, Schedule, SizeSampling
+from hf_multitask import AdaptiveSampling, AnnealedSampling, Phases, RoundRobin, Schedule, SizeSampling
 from hf_multitask.data.schedule import RowStream, StepBatchSampler, adaptive_round_robin
 
 SIZES = {"sst": 5, "quora": 12, "sts": 7}
@@ -18,6 +18,7 @@ EVERY_SCHEDULE: dict[str, Callable[..., Schedule]] = {
     "proportional": SizeSampling,
     "one task a step": partial(SizeSampling, mixing="tasks"),
     "annealed": partial(AnnealedSampling, epochs=3),
+    "adaptive_sampling": partial(AdaptiveSampling, alpha=2.0, history=[{"sst": 1.0}, {"sst": 3.0, "sts": 0.5}]),
 }
 OFFSETS = {"sst": 0, "quora": 5, "sts": 17}
 
@@ -174,6 +175,26 @@ def test_annealing_goes_from_proportional_to_nearly_even() -> None:
     assert AnnealedSampling(SIZES, 1, epochs=1).alpha(0) == 1.0
 
 
+def test_tasks_whose_loss_has_risen_above_its_best_are_drawn_more_often() -> None:
+    history = [
+        {"sst": 1.0, "quora": 0.5, "sts": 2.0},
+        {"sst": 0.8, "quora": 0.6},
+        {"sst": 0.9, "quora": 0.75, "sts": 1.0},
+    ]
+    schedule = AdaptiveSampling(SIZES, 4, alpha=2.0, history=history)
+    assert schedule.probabilities(0).tolist() == pytest.approx([1 / 3] * 3)
+    assert schedule.probabilities(1).tolist() == pytest.approx([1 / 3] * 3)
+    # quora: 0.6 over 0.5; sts had no rows in the second epoch and is judged by its last one.
+    assert schedule.probabilities(2).tolist() == pytest.approx([x / 3.44 for x in (1.0, 1.44, 1.0)])
+    # sst: 0.9 over 0.8; quora: 0.75 over 0.5; sts is at its best.
+    lags = [(0.9 / 0.8) ** 2, 1.5**2, 1.0]
+    assert schedule.probabilities(3).tolist() == pytest.approx([x / sum(lags) for x in lags])
+    # What comes later changes no epoch that was drawn before.
+    before = [dict(schedule.rows(2, batch)) for batch in range(3)]
+    history.append({"sst": 9.0})
+    assert [dict(AdaptiveSampling(SIZES, 4, alpha=2.0, history=history).rows(2, batch)) for batch in range(3)] == before
+
+
 @pytest.mark.parametrize("mixing", ["rows", "tasks"])
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_draws_follow_the_probabilities(alpha: float, mixing: str) -> None:
@@ -223,3 +244,7 @@ def test_a_phase_counts_its_epochs_from_its_own_start() -> None:
 def test_phases_with_epochs_of_other_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match=r"epochs of one length, not of \[3, 4\] batches"):
         Phases([(RoundRobin(SIZES, 2, 3), 1), (RoundRobin(SIZES, 2, 4), 1)])
+
+
+def test_phases_say_how_long_they_are() -> None:
+    assert adaptive_round_robin(SIZES, 3, largest_task_epochs=2).epochs == [2]

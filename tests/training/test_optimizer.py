@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hf_multitask.training.optimizer import separate_heads
+from hf_multitask.training.optimizer import phased, separate_heads
 from tests.conftest import tiny_model
 
 
@@ -52,3 +52,10 @@ def test_a_learning_rate_of_zero_is_a_setting(value: float) -> None:
     model = tiny_model()
     groups = separate_heads(groups_of(model), model, learning_rate=value, weight_decay=value)
     assert [group["lr"] for group in groups] == [1e-5, 1e-5, 0.0, 0.0]
+
+
+def test_a_learning_rate_goes_over_phases_in_one_course_or_begins_anew_in_each() -> None:
+    falling = phased([lambda step: 1 - step / 10], lengths=[4, 6], factors=[1.0, 0.5])
+    assert [falling(step) for step in (0, 3, 4, 9)] == pytest.approx([1.0, 0.7, 0.5 * 0.6, 0.5 * 0.1])
+    anew = phased([lambda step: 1 - step / 4, lambda step: 1 - step / 6], lengths=[4, 6], factors=[1.0, 0.5])
+    assert [anew(step) for step in (0, 3, 4, 9)] == pytest.approx([1.0, 0.25, 0.5, 0.5 / 6])

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from hf_multitask import MultiTaskCollator, TaskConfig
 from hf_multitask.data.dataset import MultiTaskDataset
@@ -23,8 +24,8 @@ def batch(tokenizer: Any) -> dict[str, Any]:
 
 
 def started(model: Any, **args: Any) -> ProximalPoint:
-    proximal = ProximalPoint(ProximalArguments(**args))
-    proximal.start(model)
+    proximal = ProximalPoint(ProximalArguments(**args), model, Accelerator(cpu=True))
+    proximal.start()
     return proximal
 
 
@@ -44,7 +45,7 @@ def test_the_average_follows_its_recursion() -> None:
     followed = []
     for value, momentum in ((2.0, 0.9), (2.0, 0.9), (4.0, 0.5)):
         weight.data.fill_(value)
-        proximal.update(model, momentum)
+        proximal.update(momentum)
         followed.append(float(proximal.average.heads["sst"].out_proj.bias[0]))
     # 0.9 · 10 + 0.1 · 2, 0.9 · 9.2 + 0.1 · 2, (8.48 + 4) / 2
     assert followed == pytest.approx([9.2, 8.48, 6.24])
@@ -58,7 +59,7 @@ def test_the_term_is_nothing_where_the_model_has_not_moved_whatever_the_dropout(
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
     assert all(value > 0 for value in term(proximal, model, batch).values())
-    proximal.update(model, momentum=0.0)  # the last iterate itself
+    proximal.update(momentum=0.0)  # the last iterate itself
     assert term(proximal, model, batch) == dict.fromkeys(TASKS, 0.0)
 
 
@@ -81,9 +82,9 @@ def test_model_and_average_can_change_places() -> None:
     mine = copy.deepcopy(model.state_dict())
     for parameter in proximal.average.parameters():
         parameter += 1.0
-    proximal.exchange(model)
+    proximal.exchange()
     assert all(torch.equal(value, mine[name] + 1.0) for name, value in model.named_parameters())
-    proximal.exchange(model)
+    proximal.exchange()
     assert all(torch.equal(value, mine[name]) for name, value in model.named_parameters())
 
 
@@ -92,12 +93,12 @@ def test_the_average_is_saved_and_loaded_to_the_last_bit(tmp_path: Path) -> None
     proximal = started(model)
     proximal.average.heads["sts"].dense_u.weight.data.normal_()
     proximal.save(str(tmp_path))
-    other = ProximalPoint(ProximalArguments())
-    other.load(str(tmp_path), model)
+    other = started(model)
+    other.load(str(tmp_path))
     for name, value in proximal.average.state_dict().items():
         assert torch.equal(other.average.state_dict()[name], value), name
 
 
 def test_a_checkpoint_without_an_average_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no average\.safetensors: its run had no proximal point"):
-        ProximalPoint(ProximalArguments()).load(str(tmp_path), tiny_model())
+        started(tiny_model()).load(str(tmp_path))

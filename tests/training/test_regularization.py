@@ -16,12 +16,6 @@ from tests.training.conftest import Gradients
 SMART = {"weight": 0.5, "epsilon": 0.2, "sigma": 0.1, "eta": 0.3}
 
 
-@pytest.fixture
-def even_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Noise that is the same at every token, so that batches of different layouts compare."""
-    monkeypatch.setattr(torch, "randn", lambda shape, **kwargs: torch.linspace(-1, 2, shape[-1]).expand(shape))
-
-
 def losses(trainer: Any) -> list[float]:
     return [log["loss"] for log in trainer.state.log_history if "loss" in log]
 
@@ -57,7 +51,7 @@ def test_a_weight_of_0_is_the_run_without_smart_bit_for_bit(make_trainer, bf16: 
         assert torch.equal(runs[1][name], value), name
 
 
-@pytest.mark.usefixtures("even_noise")
+@pytest.mark.usefixtures("same_noise")
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_accumulation_gives_the_gradient_of_the_larger_batch(make_trainer, reduction: str) -> None:
     gradients = []
@@ -81,7 +75,7 @@ def test_accumulation_gives_the_gradient_of_the_larger_batch(make_trainer, reduc
             torch.testing.assert_close(small[name], large[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
-@pytest.mark.usefixtures("even_noise")
+@pytest.mark.usefixtures("same_noise")
 def test_the_sum_is_the_mean_times_the_rows_of_a_task_in_a_batch(make_trainer) -> None:
     mean = make_trainer(without_dropout(tiny_model()), smart={**SMART, "weight": 4 * 0.5}, max_steps=2)
     mean.train()
@@ -91,7 +85,7 @@ def test_the_sum_is_the_mean_times_the_rows_of_a_task_in_a_batch(make_trainer) -
         torch.testing.assert_close(total.model.state_dict()[name], value, msg=name)
 
 
-@pytest.mark.usefixtures("even_noise")
+@pytest.mark.usefixtures("same_noise")
 def test_every_second_step_has_twice_the_weight(make_trainer) -> None:
     always, sometimes = Gradients(), Gradients()
     settings = {"max_steps": 4, "learning_rate": 0.0, "max_grad_norm": 0.0, "epoch_length": "4"}
@@ -130,7 +124,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(make_trainer, tmp
 def test_the_momentum_is_lower_in_the_first_tenth_of_the_updates(make_trainer) -> None:
     trainer = make_trainer(max_steps=20, proximal={"momentum": 0.7, "early_momentum": 0.2})
     seen = []
-    trainer._proximal.update = lambda model, momentum: seen.append(momentum)
+    trainer._proximal.update = seen.append
     trainer.train()
     assert seen == [0.2] * 2 + [0.7] * 18
 
@@ -180,7 +174,7 @@ def test_a_checkpoint_keeps_the_average_beside_the_model_and_what_is_saved_does_
     assert not (tmp_path / "final" / AVERAGE_NAME).exists()
 
 
-def test_packing_changes_nothing_with_regularisers(make_trainer, even_noise: None) -> None:
+def test_packing_changes_nothing_with_regularisers(make_trainer, same_noise: None) -> None:
     runs = []
     for packing in ("on", "off"):
         trainer = make_trainer(
@@ -191,7 +185,7 @@ def test_packing_changes_nothing_with_regularisers(make_trainer, even_noise: Non
     assert runs[0] == pytest.approx(runs[1], rel=1e-4)
 
 
-def test_activation_checkpointing_changes_nothing_with_regularisers(make_trainer, even_noise: None) -> None:
+def test_activation_checkpointing_changes_nothing_with_regularisers(make_trainer, same_noise: None) -> None:
     runs = []
     for checkpointing in (False, True):
         trainer = make_trainer(

@@ -65,12 +65,6 @@ class Deltas:
             self.seen.append(rest - self._rest)
 
 
-@pytest.fixture
-def even_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Noise that is the same at every token, so that batches of different layouts compare."""
-    monkeypatch.setattr(torch, "randn", lambda shape, **kwargs: torch.linspace(-1, 2, shape[-1]).expand(shape))
-
-
 # ---- The maximum within: against a naive reference, row by row, padded, in double precision ----
 
 
@@ -279,7 +273,7 @@ def test_its_gradient_is_that_of_finite_differences(make_batch, name: str, dropo
     assert slope == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=0.03)
 
 
-@pytest.mark.usefixtures("even_noise")
+@pytest.mark.usefixtures("same_noise")
 @pytest.mark.parametrize("layer", [None, 1])
 def test_layouts_give_the_same_regulariser(make_batch, layer: int | None) -> None:
     model = without_dropout(tiny_model()).train()
@@ -288,7 +282,7 @@ def test_layouts_give_the_same_regulariser(make_batch, layer: int | None) -> Non
         torch.testing.assert_close(padded.values[name], value, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.usefixtures("even_noise")
+@pytest.mark.usefixtures("same_noise")
 def test_a_rows_regulariser_does_not_depend_on_its_batch(make_batch, monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = without_dropout(tiny_model()).train(), make_batch()
     whole = regularize(model, batch, **LARGE)
@@ -316,7 +310,7 @@ def test_a_fraction_of_the_rows_works_with_either_dropout(
     assert all(value > 0 for value in moved.values.values())
 
 
-@pytest.mark.usefixtures("even_noise")
+@pytest.mark.usefixtures("same_noise")
 def test_only_the_tasks_that_are_named_have_it(make_batch) -> None:
     model, batch = without_dropout(tiny_model()).train(), make_batch()
     everything = regularize(model, batch, **LARGE)

@@ -1,8 +1,5 @@
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -360,84 +357,6 @@ def test_tasks_without_rows_are_named(tmp_path: Path, tokenizer: Any, caplog: An
     trainer = MultiTaskTrainer(tiny_model(), args, train_dataset=rows, processing_class=tokenizer)
     assert "train_dataset has no rows for: sst, quora" in caplog.text
     assert math.isfinite(trainer.train().training_loss)
-
-
-# ---- Several processes ----
-
-_WORKER = """
-import json, sys
-import torch
-from transformers import PreTrainedTokenizerFast
-from hf_multitask import MultiTaskTrainer, MultiTaskTrainingArguments
-from tests.conftest import task_rows, tiny_model, without_dropout
-from tests.training.conftest import TRAINING, Gradients
-
-folder, resume = sys.argv[1], sys.argv[2:] or [None]
-settings = {**TRAINING, "max_steps": 6, "epoch_length": "4", "save_steps": 5, "max_grad_norm": 0.0, "logging_steps": 1}
-recorder = Gradients()
-trainer = MultiTaskTrainer(
-    without_dropout(tiny_model()),
-    MultiTaskTrainingArguments(output_dir=folder, **settings, per_device_eval_batch_size=4),
-    train_dataset=task_rows(20, seed=1), eval_dataset=task_rows(9, seed=2), callbacks=[recorder],
-    processing_class=PreTrainedTokenizerFast.from_pretrained(folder + "/tokenizer"),
-)
-trainer.train(resume_from_checkpoint=resume[0])
-metrics = trainer.evaluate()
-rows = {name: len(array) for name, array in trainer.predict(task_rows(9, seed=2)).predictions.items()}
-if trainer.is_world_process_zero():
-    torch.save({"gradients": recorder.seen, "weights": trainer.model.state_dict(), "metrics": metrics, "rows": rows,
-                "losses": [log["loss"] for log in trainer.state.log_history if "loss" in log],
-                "sst": [log["loss_sst"] for log in trainer.state.log_history if "loss" in log]}, folder + "/result.pt")
-trainer.end()
-"""
-
-
-def run_two_processes(folder: Path, tokenizer: Any, *resume: str) -> dict[str, Any]:
-    """Trains on two gloo processes; `accelerate launch --cpu --num_processes 2` would run one."""
-    folder.mkdir(exist_ok=True)
-    tokenizer.save_pretrained(folder / "tokenizer")
-    (folder / "worker.py").write_text(_WORKER)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
-    root = Path(__file__).parents[2]
-    run = subprocess.run(
-        [*launch, str(folder / "worker.py"), str(folder), *resume],
-        capture_output=True,
-        text=True,
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    return torch.load(folder / "result.pt")
-
-
-def test_two_processes_train_as_one_does_with_the_whole_batch(make_trainer, tmp_path: Path, tokenizer: Any) -> None:
-    two = run_two_processes(tmp_path / "two", tokenizer)
-    recorder = Gradients()
-    one = make_trainer(
-        without_dropout(tiny_model()),
-        callbacks=[recorder],
-        max_steps=6,
-        epoch_length="4",
-        max_grad_norm=0.0,
-        logging_steps=1,
-        per_device_train_batch_size=8,
-    )
-    one.train()
-    for mine, theirs in zip(recorder.seen, two["gradients"], strict=True):
-        for name, gradient in mine.items():
-            torch.testing.assert_close(theirs[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
-    assert two["losses"] == pytest.approx([log["loss"] for log in one.state.log_history if "loss" in log], rel=1e-4)
-    assert two["sst"] == pytest.approx([log["loss_sst"] for log in one.state.log_history if "loss" in log], rel=1e-4)
-    assert two["rows"] == {"sst": 9, "quora": 18, "sts": 12}
-    metrics = one.evaluate()
-    for name in ("eval_sst_accuracy", "eval_quora_accuracy", "eval_sts_pearson"):
-        assert two["metrics"][name] == pytest.approx(metrics[name], abs=1e-4), name
-
-    # Step 5 is in the middle of the second epoch of four steps.
-    resumed = run_two_processes(tmp_path / "two", tokenizer, str(tmp_path / "two" / "checkpoint-5"))
-    assert resumed["losses"] == two["losses"]
-    for name, value in two["weights"].items():
-        assert torch.equal(resumed["weights"][name], value), name
 
 
 def test_logs_are_json(make_trainer, tmp_path: Path) -> None:
