@@ -30,7 +30,8 @@ def measure(side: str, args: argparse.Namespace) -> None:
         for _ in range(args.steps):
             loop.step()
     else:
-        make_trainer(model, tokenizer, rows, args, args.steps).train()
+        surgery = args.surgery if side == "surgery" else "none"
+        make_trainer(model, tokenizer, rows, args, args.steps, surgery=surgery).train()
     print(peak_memory() - before)
 
 
@@ -39,19 +40,22 @@ def main() -> None:
     add_arguments(parser)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--packing", choices=["auto", "on", "off"], default="auto")
-    parser.add_argument("--side", choices=["plain", "ours"], help="Measure one side only, in this process.")
+    parser.add_argument("--surgery", help="Measure gradient surgery of this kind too.")
+    parser.add_argument("--side", choices=["plain", "ours", "surgery"], help="Measure one side only, in this process.")
     args = parser.parse_args()
     if args.side:
         measure(args.side, args)
         return
     peaks = {}
-    for side in ("plain", "ours"):
+    for side in ["plain", "ours"] + (["surgery"] if args.surgery else []):
         command = [sys.executable, "-m", "benchmarks.memory", *sys.argv[1:], "--side", side]
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         peaks[side] = float(output.split()[-1])
-    print(f"| memory of a step, {args.precision}, batch {args.batch_size} | peak, MB | ratio |\n| --- | ---: | ---: |")
-    print(f"| plain loop | {peaks['plain']:.0f} | 1.00 |")
-    print(f"| hf-multitask | {peaks['ours']:.0f} | {peaks['ours'] / peaks['plain']:.2f} |")
+    names = {"plain": "plain loop", "ours": "hf-multitask", "surgery": f"hf-multitask, surgery {args.surgery}"}
+    print(f"| memory of a step, {args.precision}, batch {args.batch_size} | peak, MB | ratio | to our own |")
+    print("| --- | ---: | ---: | ---: |")
+    for side, peak in peaks.items():
+        print(f"| {names[side]} | {peak:.0f} | {peak / peaks['plain']:.2f} | {peak / peaks['ours']:.2f} |")
 
 
 if __name__ == "__main__":
