@@ -7,6 +7,8 @@ from hf_multitask.data.schedule import AdaptiveSampling, AnnealedSampling, Phase
 from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, TaskConfig
 from hf_multitask.model.modeling_mtbert import MultiTaskBertModel, MultiTaskOutput, TaskOutput
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
+from hf_multitask.training.proximal import ProximalArguments
+from hf_multitask.training.smart import SmartArguments
 from hf_multitask.training.trainer import MultiTaskTrainer
 
 AutoConfig.register(MultiTaskBertConfig.model_type, MultiTaskBertConfig)
@@ -24,9 +26,11 @@ __all__ = [
     "MultiTaskTrainer",
     "MultiTaskTrainingArguments",
     "Phases",
+    "ProximalArguments",
     "RoundRobin",
     "Schedule",
     "SizeSampling",
+    "SmartArguments",
     "TaskConfig",
     "TaskOutput",
 ]

@@ -39,6 +39,12 @@ REPORTED_HYPERPARAMETERS = (
     "largest_task_epochs",
     "sampling_alpha",
     "mixing",
+    "phase_learning_rates",
+    "phase_restart",
+    "loss_weighting",
+    "surgery",
+    "smart",
+    "proximal",
     "epoch_length",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
@@ -97,6 +103,7 @@ def main() -> None:
         }
         (output_dir / "data_report.json").write_text(json.dumps(report, indent=2))
         table = results_table(recipe.tasks, metrics, trivial)
+        hyperparameters = {**args.to_dict(), "world_size": args.world_size}
         card = build_card(
             CARD_TEMPLATE,
             name=output_dir.name,
@@ -105,7 +112,7 @@ def main() -> None:
             metrics=metrics,
             table=table,
             reports=data.reports,
-            hyperparameters={key: getattr(args, key) for key in REPORTED_HYPERPARAMETERS},
+            hyperparameters={key: hyperparameters[key] for key in REPORTED_HYPERPARAMETERS},
         )
         card.save(output_dir / "README.md")
         print(f"\n{table}\n\nSaved to {output_dir}.")

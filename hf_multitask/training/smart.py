@@ -242,23 +242,14 @@ class Smart:
         device = states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
         least = torch.finfo(dtype).eps
-        start = self.args.sigma / float(_rms(states, None))
-        if self.args.steps and 0 < start < least:
-            logger.warning(
-                "smart: sigma is %.0e of the states it is added to, less than %s resolves (%.0e): the ascent starts "
-                "from rounding errors. Raise sigma, or train in fp32.",
-                start,
-                dtype,
-                least,
-            )
-        if 0 < float(radius) < least:
-            logger.warning(
-                "smart: the perturbation is %.0e of the states it is added to, less than %s resolves (%.0e): the "
-                "regulariser sees rounding errors. Raise epsilon and eta, or train in fp32.",
-                float(radius),
-                dtype,
-                least,
-            )
+        start = self.args.sigma / float(_rms(states, None)) if self.args.steps else 0.0
+        for what, size, then in (
+            ("sigma", start, "the ascent starts from rounding errors: raise sigma"),
+            ("the perturbation", float(radius), "the regulariser sees rounding errors: raise epsilon and eta"),
+        ):
+            if 0 < size < least:
+                resolved = f"less than {dtype} resolves ({least:.0e})"
+                logger.warning("smart: %s is %.0e of the states it is added to, %s; %s.", what, size, resolved, then)
 
 
 class _Rows:
@@ -328,7 +319,7 @@ def _l1_excess(values: Tensor, radius: float) -> Tensor:
     """By how much every value must shrink for their absolute sum to be at most the radius (Duchi et al. 2008)."""
     sizes = values.abs().flatten().sort(descending=True).values
     excess = (sizes.cumsum(0) - radius) / torch.arange(1, len(sizes) + 1, device=sizes.device)
-    return excess[(sizes > excess).sum() - 1].clamp_min(0)
+    return excess[(sizes >= excess).sum() - 1].clamp_min(0)
 
 
 def _rms(values: Tensor, rows: _Rows | None) -> Tensor:

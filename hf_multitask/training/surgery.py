@@ -8,7 +8,7 @@ K gradients, K times the backbone's size; their Gramian [K, K] gives TorchJD's w
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 from typing import Any
 
 import torch
@@ -134,10 +134,14 @@ class GradientSurgery:
     def _gramian(self, rows: list[int]) -> Tensor:
         """Inner products of the gradients as they are without a gradient scaler's factor, on the CPU."""
         assert self._gradients is not None
-        gradients = self._gradients if len(rows) == len(self._gradients) else self._gradients[rows]
         scaler = self._accelerator.scaler
         scale = scaler.get_scale() if scaler is not None else 1.0
-        return (gradients @ gradients.T).cpu() / scale**2
+        # By pairs: a product of whole matrices takes twice as long for so few and so long rows.
+        products = {
+            (i, j): torch.dot(self._gradients[i], self._gradients[j]) for i, j in combinations_with_replacement(rows, 2)
+        }
+        gramian = torch.stack([torch.stack([products[min(i, j), max(i, j)] for j in rows]) for i in rows])
+        return gramian.cpu() / scale**2
 
     def _weights(self, gramian: Tensor) -> Tensor:
         even = self._weighting(torch.eye(len(gramian)))

@@ -169,6 +169,13 @@ def test_the_balls_radius_is_never_exceeded(make_batch, norm: str) -> None:
             assert 0.299 < radius <= 0.3 * (1 + 1e-5)
 
 
+@pytest.mark.parametrize("norm", ["1", "2", "inf"])
+def test_a_ball_of_radius_0_holds_no_perturbation(make_batch, norm: str) -> None:
+    output = regularize(tiny_model().train(), make_batch(), norm=norm, epsilon=0.0, sigma=0.1, eta=0.5)
+    assert float(output.radius) == 0.0
+    assert all(value == 0 for value in output.values.values())
+
+
 @pytest.mark.parametrize("projection", PROJECTIONS)
 def test_more_steps_raise_the_inner_objective(make_batch, projection: str) -> None:
     model, batch = without_dropout(tiny_model()).train(), make_batch()
