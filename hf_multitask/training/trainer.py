@@ -147,6 +147,9 @@ class MultiTaskTrainer(MultiTaskEvaluator):
             raise ValueError(
                 "this loss_weighting compares losses before and after an update: it takes no accumulation."
             )
+        if self._surgery and self.args.world_size > 1 and not self.args.schedule.endswith("round_robin"):
+            # A process would wait for gradients of a task that another has no rows of.
+            raise ValueError(f"surgery in several processes needs a round_robin schedule, not {self.args.schedule}.")
         if self._surgery and not self._surgery.has_parameters:
             raise ValueError("surgery is for the gradients of the backbone, which is frozen.")
 

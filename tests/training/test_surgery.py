@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from hf_multitask import MultiTaskTrainingArguments
 from hf_multitask.training.surgery import GradientSurgery, build_weighting
 from tests.conftest import TASKS, tiny_model, without_dropout
 from tests.training.conftest import Gradients
@@ -203,6 +204,12 @@ def test_a_frozen_backbone_is_refused(make_trainer) -> None:
     model.freeze_backbone()
     with pytest.raises(ValueError, match="surgery is for the gradients of the backbone, which is frozen"):
         make_trainer(model, surgery="sum")
+
+
+def test_processes_whose_tasks_differ_are_refused(make_trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MultiTaskTrainingArguments, "world_size", 2)
+    with pytest.raises(ValueError, match="surgery in several processes needs a round_robin schedule, not proportional"):
+        make_trainer(surgery="sum", schedule="proportional")
 
 
 def test_one_task_needs_no_surgery_and_survives_it(make_trainer) -> None:
