@@ -15,14 +15,18 @@ ROOT = Path(__file__).parents[2]
 
 QUICK = {
     "step": ["--steps", "2", "--warmup", "1"],
-    "memory": ["--steps", "2"],
+    "smart": ["--steps", "2", "--warmup", "0", "--only", "every: 2", "surgery: upgrad"],
+    "adversary": ["--batches", "1"],
+    "memory": ["--steps", "2", "--surgery", "sum"],
     "predict": ["--sentences", "40", "--rounds", "1", "--max-length", "60"],
     "loading": ["--rows", "50"],
     "scale": ["--steps", "1", "--warmup", "1"],
 }
 TABLES = {
     "step": ["| plain loop |", "| hf-multitask |", "Overhead:"],
-    "memory": ["| plain loop |", "| hf-multitask |"],
+    "smart": ["| without either |", "| every: 2 |", "| surgery: upgrad |"],
+    "adversary": ["| ball, ε = 1e-6 | shared |", "| no perturbation | independent |"],
+    "memory": ["| plain loop |", "| hf-multitask |", "| hf-multitask, surgery sum |"],
     "predict": ["| sentence-transformers |", "| pipeline (batches of "],
     "loading": ["| first start |", "| second start |"],
     "scale": ["r² =", "| rows of the datasets |", "| 50 |"],
