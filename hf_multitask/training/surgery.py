@@ -108,9 +108,11 @@ class GradientSurgery:
             self._gradients.zero_()
         self._seen.add(task)
         self._point_to(self._gradients[self._tasks.index(task)])
-        yield
-        for parameter in self._shared:
-            parameter.grad = None
+        try:
+            yield
+        finally:
+            for parameter in self._shared:
+                parameter.grad = None
 
     def combine(self) -> dict[str, Tensor]:
         """Puts the combined gradient in place and returns the cosines of the tasks' gradients, by their log's name."""

@@ -135,6 +135,8 @@ class MultiTaskTrainer(MultiTaskEvaluator):
         self._meters = Meters(logged, sums=["smart_skipped"], device=args.device)
 
     def _check_methods(self) -> None:
+        if self.args.fp16 and self.args.device.type == "cpu":
+            raise ValueError("fp16 needs a GPU; on a CPU it would be fp32 without a word. Use bf16.")
         if (self._proximal or self._surgery) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ValueError("proximal and surgery need whole weights and gradients, which FSDP and DeepSpeed divide.")
         if self._weighting and self._surgery:

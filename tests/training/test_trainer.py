@@ -346,6 +346,11 @@ def test_bad_training_data_are_refused_before_training(tmp_path: Path, tokenizer
         MultiTaskTrainer(tiny_model(), args, train_dataset=data, processing_class=tokenizer)
 
 
+def test_fp16_on_a_cpu_is_refused_and_not_silently_fp32(make_trainer) -> None:
+    with pytest.raises(ValueError, match="fp16 needs a GPU"):
+        make_trainer(fp16=True)
+
+
 def test_a_wrong_epoch_length_is_refused_before_training(make_trainer) -> None:
     with pytest.raises(ValueError, match="epoch_length 'longest' must be"):
         make_trainer(epoch_length="longest")
