@@ -31,6 +31,8 @@ import pandas as pd
 
 from hf_multitask.recipe import load_yaml, refusals, writable_folder
 
+# A run's folder has its flags from its beginning, and its results at its end.
+FLAGS, DONE = "flags.txt", "all_results.json"
 SCORE = re.compile(r"eval_(.*)_(accuracy|pearson)|eval_(final)_score")
 
 
@@ -67,15 +69,37 @@ def as_flags(changes: dict[str, Any], prefix: str = "--") -> list[str]:
     return flags
 
 
-def train(recipe: Path, changes: dict[str, Any], seed: int, folder: Path, flags: list[str]) -> bool:
+def plan(
+    recipe: Path, seeds: int, runs: dict[str, dict[str, Any]], output_dir: Path, flags: list[str]
+) -> dict[tuple[str, int], tuple[Path, list[str]]]:
+    """The folder and the flags of each run, by its name and seed.
+
+    Raises:
+        ValueError: Two names make one folder, or a folder holds a run that is done and was another.
+    """
+    plans: dict[tuple[str, int], tuple[Path, list[str]]] = {}
+    # All runs of one seed before the next, so that a table is whole as soon as may be.
+    for seed in range(seeds):
+        for name, changes in runs.items():
+            folder = output_dir / re.sub(r"[^\w.=-]+", "_", name) / f"seed-{seed}"
+            words = ["--config", str(recipe), *as_flags(changes), *flags]
+            words += ["--seed", str(seed), "--output_dir", str(folder)]
+            if any(folder == other for other, _ in plans.values()):
+                raise ValueError(f"run {name!r} would share the folder {folder} with another; rename one.")
+            if (folder / DONE).exists() and (folder / FLAGS).read_text() != shlex.join(words):
+                raise ValueError(f"{folder} holds a run with other flags, see its {FLAGS}; choose another output_dir.")
+            plans[name, seed] = (folder, words)
+    return plans
+
+
+def train(folder: Path, flags: list[str]) -> bool:
     """Trains one run in a process of its own, unless it is done; says whether it is."""
-    if (folder / "all_results.json").exists():
+    if (folder / DONE).exists():
         return True
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(Path(__file__).with_name("train.py")), "--config", str(recipe), *as_flags(changes)]
-    command += [*flags, "--seed", str(seed), "--output_dir", str(folder)]
-    (folder / "command.txt").write_text(shlex.join(command) + "\n")
+    (folder / FLAGS).write_text(shlex.join(flags))
     with (folder / "log.txt").open("w") as log:
+        command = [sys.executable, str(Path(__file__).with_name("train.py")), *flags]
         failed = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
     if failed:
         print(f"failed: {folder}; see its log.txt.", file=sys.stderr)
@@ -86,7 +110,7 @@ def collect(folders: dict[tuple[str, int], Path]) -> pd.DataFrame:
     """A row for each score of each run that is done: run, seed, score, value."""
     rows = []
     for (name, seed), folder in folders.items():
-        results = json.loads((folder / "all_results.json").read_text())
+        results = json.loads((folder / DONE).read_text())
         for key, value in results.items():
             if match := SCORE.fullmatch(key):
                 rows.append((name, seed, match[1] or match[3], value))
@@ -118,21 +142,16 @@ def main() -> None:
     with refusals():
         recipe, seeds, runs = read_sweep(args.sweep)
         output_dir = writable_folder(args.output_dir)
-    # All runs of one seed before the next, so that a table is whole as soon as may be.
-    folders = {
-        (name, seed): output_dir / re.sub(r"[^\w.=-]+", "_", name) / f"seed-{seed}"
-        for seed in range(args.seeds or seeds)
-        for name in runs
-    }
+        plans = plan(recipe, args.seeds or seeds, runs, output_dir, flags)
     with ThreadPoolExecutor(args.jobs) as pool:
-        done = pool.map(lambda run: train(recipe, runs[run[0]], run[1], folders[run], flags), folders)
-    finished = {run: folder for (run, folder), is_done in zip(folders.items(), done, strict=True) if is_done}
+        done = pool.map(lambda planned: train(*planned), plans.values())
+    finished = {run: folder for (run, (folder, _)), is_done in zip(plans.items(), done, strict=True) if is_done}
     results = collect(finished)
     results.to_csv(output_dir / "results.csv", index=False)
     table = tabulate(results)
     (output_dir / "table.md").write_text(table + "\n")
     print(table)
-    sys.exit(len(finished) < len(folders))
+    sys.exit(len(finished) < len(plans))
 
 
 if __name__ == "__main__":

@@ -47,6 +47,11 @@ class EpochLosses(TrainerCallback):
         """Counts a batch's mean loss of a task."""
         self._totals[self._tasks.index(name)] += torch.stack([loss.detach().float(), torch.ones_like(loss)])
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0:
+            self.history.clear()
+            self._totals.zero_()
+
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # Not at an epoch's end, which a run that was stopped there and resumed would not see.
         if len(self.history) < int(state.epoch or 0):

@@ -211,6 +211,7 @@ class MultiTaskTrainer(MultiTaskEvaluator):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The parent's optimizer, with groups of their own for the heads."""
         is_new = self.optimizer is None
+        learnt = list(self._weighting.scalarizer.parameters()) if self._weighting else []
         optimizer = super().create_optimizer(model)
         if is_new:
             groups = separate_heads(
@@ -219,9 +220,12 @@ class MultiTaskTrainer(MultiTaskEvaluator):
                 self.args.head_learning_rate,
                 self.args.head_weight_decay,
             )
-            if self._weighting is not None and (learnt := list(self._weighting.scalarizer.parameters())):
+            if learnt:
                 groups.append({**groups[-1], "params": learnt, "weight_decay": 0.0})
             optimizer.param_groups[:] = groups
+        known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if any(id(parameter) not in known for parameter in learnt):
+            raise ValueError("the optimizer does not have the parameters of loss_weighting, which it is to train.")
         return optimizer
 
     def _phase_lengths(self, steps: int) -> list[int] | None:

@@ -33,7 +33,8 @@ def test_a_sweep_tabulates_its_runs_reports_a_failed_one_and_repeats_none(
     out = tmp_path / "out"
     # A run that cannot begin: its folder is there, but its recipe is refused.
     broken = write_sweep({"plain": QUICK, "broken": {**QUICK, "smart": {"wight": 1.0}}})
-    first = run_script("sweep.py", broken, "--output_dir", out, "--seeds", 1)
+    rate = ("--learning_rate", "0.002")
+    first = run_script("sweep.py", broken, "--output_dir", out, "--seeds", 1, *rate)
     assert first.returncode == 1
     assert f"failed: {out / 'broken' / 'seed-0'}" in first.stderr
     assert "unknown key 'wight'" in (out / "broken" / "seed-0" / "log.txt").read_text()
@@ -41,7 +42,7 @@ def test_a_sweep_tabulates_its_runs_reports_a_failed_one_and_repeats_none(
 
     written = (out / "plain" / "seed-0" / "all_results.json").stat().st_mtime_ns
     sweep = write_sweep({"plain": QUICK, "SMART, λ = 1": {**QUICK, "smart": {"weight": 1.0}}})
-    second = run_script("sweep.py", sweep, "--output_dir", out, "--jobs", 2, "--learning_rate", "0.002")
+    second = run_script("sweep.py", sweep, "--output_dir", out, "--jobs", 2, *rate)
     assert second.returncode == 0, second.stderr[-2000:]
     assert (out / "plain" / "seed-0" / "all_results.json").stat().st_mtime_ns == written
     results = pd.read_csv(out / "results.csv")
@@ -52,9 +53,13 @@ def test_a_sweep_tabulates_its_runs_reports_a_failed_one_and_repeats_none(
     values = pd.Series([run["eval_final_score"] for run in final])
     assert f"{values.mean():.3f} ± {values.std():.3f} |" in second.stdout
     assert (out / "table.md").read_text() == second.stdout
-    command = (out / "SMART_λ_=_1" / "seed-1" / "command.txt").read_text()
-    assert "--max_steps 2 " in command
-    assert "--smart.weight=1.0 --learning_rate 0.002 --seed 1 " in command
+    flags = (out / "SMART_λ_=_1" / "seed-1" / "flags.txt").read_text()
+    assert "--max_steps 2 " in flags
+    assert "--smart.weight=1.0 --learning_rate 0.002 --seed 1 " in flags
+
+    other = run_script("sweep.py", sweep, "--output_dir", out, "--learning_rate", "0.003")
+    assert other.returncode == 2
+    assert "holds a run with other flags" in other.stderr
 
 
 @pytest.mark.parametrize(
@@ -64,6 +69,7 @@ def test_a_sweep_tabulates_its_runs_reports_a_failed_one_and_repeats_none(
         ({"runs": {}}, "runs must be a mapping"),
         ({"runs": {"plain": {}}, "seed": 3}, "unknown key 'seed'; known: recipe, seeds, runs"),
         ({"runs": {"plain": {}}, "seeds": "all"}, "seeds must be a number from 1 on, not 'all'"),
+        ({"runs": {"a b": {}, "a/b": {}}}, "run 'a/b' would share the folder"),
         ({"runs": {"plain": {}}, "recipe": "nowhere.yaml"}, "nowhere.yaml is not there"),
     ],
 )

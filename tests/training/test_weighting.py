@@ -133,6 +133,13 @@ def test_what_does_not_go_together_is_refused_before_training(make_trainer, sett
         make_trainer(**settings)
 
 
+def test_an_optimizer_of_the_users_must_have_what_the_method_learns(make_trainer) -> None:
+    trainer = make_trainer(loss_weighting="uncertainty", max_steps=1)
+    trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="does not have the parameters of loss_weighting"):
+        trainer.train()
+
+
 def test_a_checkpoint_of_another_method_is_refused(make_trainer, tmp_path: Path) -> None:
     make_trainer(max_steps=1, save_steps=1).train()
     with pytest.raises(ValueError, match=r"has no loss_weighting\.pt: its run had fixed weights"):
