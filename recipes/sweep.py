@@ -31,8 +31,8 @@ import pandas as pd
 
 from hf_multitask.recipe import load_yaml, refusals, writable_folder
 
-# A run's folder has its flags from its beginning, and its results at its end.
-FLAGS, DONE = "flags.txt", "all_results.json"
+# A run's folder has its flags from its beginning, and a mark once it has ended well.
+FLAGS, DONE = "flags.txt", "done"
 SCORE = re.compile(r"eval_(.*)_(accuracy|pearson)|eval_(final)_score")
 
 
@@ -62,7 +62,8 @@ def as_flags(changes: dict[str, Any], prefix: str = "--") -> list[str]:
         if isinstance(value, dict) and value:
             flags += as_flags(value, f"{prefix}{key}.")
         elif prefix == "--":
-            words = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+            words = value if isinstance(value, list) else [value]
+            words = [json.dumps(word) if word is None or isinstance(word, dict) else word for word in words]
             flags += [f"--{key}", *map(str, words)]
         else:
             flags.append(f"{prefix}{key}={json.dumps(value)}")
@@ -103,6 +104,8 @@ def train(folder: Path, flags: list[str]) -> bool:
         failed = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
     if failed:
         print(f"failed: {folder}; see its log.txt.", file=sys.stderr)
+    else:
+        (folder / DONE).touch()
     return not failed
 
 
@@ -110,7 +113,7 @@ def collect(folders: dict[tuple[str, int], Path]) -> pd.DataFrame:
     """A row for each score of each run that is done: run, seed, score, value."""
     rows = []
     for (name, seed), folder in folders.items():
-        results = json.loads((folder / DONE).read_text())
+        results = json.loads((folder / "all_results.json").read_text())
         for key, value in results.items():
             if match := SCORE.fullmatch(key):
                 rows.append((name, seed, match[1] or match[3], value))

@@ -184,7 +184,7 @@ class AdaptiveSampling(SizeSampling):
         lags = []
         for name in self._sizes:
             losses = [means[name] for means in self._history[:epoch] if name in means]
-            lags.append(losses[-1] / max(min(losses), _TINY) if losses else 1.0)
+            lags.append(max(losses[-1], _TINY) / max(min(losses), _TINY) if losses else 1.0)
         weights = np.array(lags) ** self.alpha(epoch)
         return weights / weights.sum()
 

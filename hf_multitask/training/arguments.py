@@ -1,11 +1,12 @@
 """What a run can be told, beyond what transformers' own arguments say."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 from transformers import TrainingArguments
 
+from hf_multitask.model.configuration_mtbert import nearest
 from hf_multitask.training.groups import ArgumentGroup
 from hf_multitask.training.proximal import ProximalArguments
 from hf_multitask.training.smart import SmartArguments
@@ -114,6 +115,10 @@ class MultiTaskTrainingArguments(TrainingArguments):
         self.proximal = ProximalArguments.read("proximal", self.proximal)  # type: ignore[assignment]
         if self.torch_compile and (self.smart or self.proximal):
             raise ValueError("torch_compile must be off with smart or proximal: their hooks would break its graph.")
+        for key in ("schedule", "mixing", "packing"):
+            choices = get_args(get_type_hints(MultiTaskTrainingArguments)[key])
+            if (value := getattr(self, key)) not in choices:
+                raise ValueError(f"{key} {value!r} is unknown; {nearest(str(value), list(choices))}")
         if self.largest_task_epochs < 1:
             raise ValueError(f"largest_task_epochs must be at least 1, not {self.largest_task_epochs}.")
         if not 0 <= self.sampling_alpha < float("inf"):

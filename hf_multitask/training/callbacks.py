@@ -44,8 +44,9 @@ class EpochLosses(TrainerCallback):
         self._totals = torch.zeros(len(self._tasks), 2, device=accelerator.device)
 
     def add(self, name: str, loss: torch.Tensor) -> None:
-        """Counts a batch's mean loss of a task."""
-        self._totals[self._tasks.index(name)] += torch.stack([loss.detach().float(), torch.ones_like(loss)])
+        """Counts a batch's mean loss of a task, if it is finite."""
+        counted = torch.stack([loss.detach().float(), torch.ones_like(loss)])
+        self._totals[self._tasks.index(name)] += torch.where(loss.isfinite(), counted, 0.0)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 0:
@@ -60,10 +61,10 @@ class EpochLosses(TrainerCallback):
             self.history.append({name: total / count for name, (total, count) in means if count})
             self._totals.zero_()
 
-    def save(self, folder: str) -> None:
+    def save(self, folder: str, writes: bool) -> None:
         """Writes the past epochs' means and the current one's sums into a checkpoint; all processes take part."""
         totals = self._accelerator.reduce(self._totals).tolist()
-        if self._accelerator.is_main_process:
+        if writes:
             (Path(folder) / LOSSES_NAME).write_text(json.dumps({"history": self.history, "totals": totals}))
 
     def load(self, folder: str) -> None:
@@ -74,7 +75,9 @@ class EpochLosses(TrainerCallback):
         """
         path = Path(folder) / LOSSES_NAME
         if not path.is_file():
-            raise ValueError(f"checkpoint {folder} has no {LOSSES_NAME}: its run had another schedule.")
+            raise ValueError(
+                f"checkpoint {folder} has no {LOSSES_NAME}: its run had another schedule, or saved models only."
+            )
         saved = json.loads(path.read_text())
         self.history[:] = saved["history"]
         # The sums are all processes' together: one has them, and the others nothing.
@@ -98,6 +101,10 @@ class SparseEmbeddingGradient(TrainerCallback):
         self.embeddings.sparse = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        """Leaves the embeddings as any other optimizer expects them; also after a training that broke off."""
         self.embeddings.sparse = False
         self.embeddings.weight.grad = None
 
@@ -116,9 +123,9 @@ class EmbeddingGradientKeeper(SparseEmbeddingGradient):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.embeddings.weight.grad = self._gradient.zero_()
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        super().on_train_end(args, state, control)
-        del self._gradient
+    def restore(self) -> None:
+        super().restore()
+        self._gradient = torch.empty(0)
 
 
 class TaskProgressCallback(ProgressCallback):

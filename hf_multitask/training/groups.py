@@ -31,16 +31,22 @@ class ArgumentGroup:
             values = json.loads(values) if isinstance(values, str) else values
         except json.JSONDecodeError:
             values = str(values)
+        if values is None:
+            return None
         if not isinstance(values, dict):
             raise ValueError(f"{name} must be a mapping of its keys to values, not {values!r}.")
-        hints, known = get_type_hints(cls), [field.name for field in fields(cls)]
+        known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
                 raise ValueError(f"{name}: unknown key {key!r}; {nearest(key, known)}")
         try:
-            return cls(**{key: _converted(key, hints[key], value) for key, value in values.items()})
+            return cls(**values)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
+
+    def __post_init__(self) -> None:
+        for key, kind in get_type_hints(type(self)).items():
+            setattr(self, key, _converted(key, kind, getattr(self, key)))
 
     def _require(self, key: str, holds: bool, range_: str) -> None:
         if not holds:

@@ -1,7 +1,7 @@
 """The optimizer's parameter groups, backbone and heads apart, and its learning rate over phases."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -9,7 +9,11 @@ from torch import nn
 
 
 def separate_heads(
-    groups: Iterable[dict[str, Any]], model: nn.Module, learning_rate: float | None, weight_decay: float | None
+    groups: Iterable[dict[str, Any]],
+    model: nn.Module,
+    learning_rate: float | None,
+    weight_decay: float | None,
+    decaying: Collection[str],
 ) -> list[dict[str, Any]]:
     """Splits each group into the backbone's parameters and the heads', which get their own settings.
 
@@ -17,18 +21,20 @@ def separate_heads(
         groups: An optimizer's groups, before any scheduler has seen them.
         model: Bare or wrapped; heads are told by their names.
         learning_rate: Of the heads; None leaves the group's.
-        weight_decay: Of the heads, in groups that decay at all (biases and norms do not); None leaves the group's.
+        weight_decay: Of the heads' parameters that decay; None leaves the group's.
+        decaying: The names of all parameters that decay: biases and norms do not.
 
     Returns:
         New groups, the backbone's first; empty ones, such as those of a frozen backbone, are left out.
     """
+    decaying_ids = {id(parameter) for name, parameter in model.named_parameters() if name in decaying}
     head_ids = {id(parameter) for name, parameter in model.named_parameters() if "heads." in name}
     backbone, heads = [], []
     for group in groups:
         settings = {}
         if learning_rate is not None:
             settings["lr"] = learning_rate
-        if weight_decay is not None and group["weight_decay"] > 0:
+        if weight_decay is not None and any(id(parameter) in decaying_ids for parameter in group["params"]):
             settings["weight_decay"] = weight_decay
         backbone.append({**group, "params": [p for p in group["params"] if id(p) not in head_ids]})
         heads.append({**group, **settings, "params": [p for p in group["params"] if id(p) in head_ids]})

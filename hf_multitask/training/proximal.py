@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_model, save_model
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -49,6 +48,7 @@ class ProximalArguments(ArgumentGroup):
     use_average: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._require("weight", 0 <= self.weight < float("inf"), "a number from 0 on")
         for key in ("momentum", "early_momentum"):
             self._require(key, 0 <= getattr(self, key) <= 1, "from 0 to 1")
@@ -60,16 +60,15 @@ class ProximalPoint(TrainerCallback):
     Args:
         args: How it is done.
         model: The bare model.
-        accelerator: The process that writes is its main one.
 
     As a callback it averages after every update. `average` is a model in its own right, once training has begun.
     """
 
     average: MultiTaskBertModel
 
-    def __init__(self, args: ProximalArguments, model: MultiTaskBertModel, accelerator: Accelerator) -> None:
+    def __init__(self, args: ProximalArguments, model: MultiTaskBertModel) -> None:
         self.args = args
-        self._model, self._accelerator = model, accelerator
+        self._model = model
 
     # ---- The term ----
 
@@ -114,9 +113,9 @@ class ProximalPoint(TrainerCallback):
         for mine, other in zip(self.average.parameters(), self._model.parameters(), strict=True):
             mine.data, other.data = other.data, mine.data
 
-    def save(self, folder: str) -> None:
-        """Writes the average into a checkpoint."""
-        if self._accelerator.is_main_process:
+    def save(self, folder: str, writes: bool) -> None:
+        """Writes the average into a checkpoint, in the processes that write."""
+        if writes:
             save_model(self.average, str(Path(folder) / AVERAGE_NAME))
 
     def load(self, folder: str) -> None:
@@ -127,7 +126,9 @@ class ProximalPoint(TrainerCallback):
         """
         path = Path(folder) / AVERAGE_NAME
         if not path.is_file():
-            raise ValueError(f"checkpoint {folder} has no {AVERAGE_NAME}: its run had no proximal point.")
+            raise ValueError(
+                f"checkpoint {folder} has no {AVERAGE_NAME}: its run had no proximal point, or saved models only."
+            )
         self.start()
         load_model(self.average, str(path))
 

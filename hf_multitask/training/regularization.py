@@ -34,14 +34,11 @@ class Regularization:
 
     Args:
         accelerator: Gives the precision of the passes.
-        batch_size: Rows of each task in a batch, by which `reduction: sum` multiplies.
         smart, proximal: The regularisers, if any.
     """
 
-    def __init__(
-        self, accelerator: Accelerator, batch_size: int, smart: Smart | None, proximal: ProximalPoint | None
-    ) -> None:
-        self._accelerator, self._batch_size = accelerator, batch_size
+    def __init__(self, accelerator: Accelerator, smart: Smart | None, proximal: ProximalPoint | None) -> None:
+        self._accelerator = accelerator
         self._smart, self._proximal = smart, proximal
 
     def names(self, tasks: Mapping[str, Any]) -> list[str]:
@@ -50,7 +47,7 @@ class Regularization:
         sizes = ["smart_cosine", "smart_radius", "smart_skipped"] if self._smart else []
         return [f"{term}_{name}" for term in terms for name in tasks] + sizes
 
-    def __call__(self, model: nn.Module, inputs: dict[str, Any], step: int) -> RegularizedOutput:
+    def __call__(self, model: nn.Module, inputs: dict[str, Any], step: int, batch_size: int) -> RegularizedOutput:
         """The model's outputs and their penalties.
 
         Args:
@@ -58,6 +55,7 @@ class Regularization:
                 the one backward of the loss, which is all that DistributedDataParallel needs to see.
             inputs: The batch.
             step: Updates made so far.
+            batch_size: Rows of each task in a batch, by which `reduction: sum` multiplies.
         """
         smart = self._smart if self._smart and self._smart.applies(step) else None
         proximal = self._proximal if self._proximal and self._proximal.args.weight else None
@@ -71,15 +69,17 @@ class Regularization:
             recording.close()
             logits: Any = output.outputs.logits
             if smart is not None and clean is not None:
-                self._add_smart(output, smart, smart(inputs, logits, clean))
+                factor = smart.args.weight * smart.args.every * (batch_size if smart.args.reduction == "sum" else 1)
+                self._add_smart(output, smart(inputs, logits, clean), smart.weights, factor)
             if proximal is not None:
                 values = proximal(inputs, logits, random)
                 self._add(output, "proximal", values, dict.fromkeys(values, proximal.args.weight))
         return output
 
-    def _add_smart(self, output: RegularizedOutput, smart: Smart, result: SmartOutput) -> None:
-        factor = smart.args.weight * smart.args.every * (self._batch_size if smart.args.reduction == "sum" else 1)
-        self._add(output, "smart", result.values, {name: factor * weight for name, weight in smart.weights.items()})
+    def _add_smart(
+        self, output: RegularizedOutput, result: SmartOutput, weights: Mapping[str, float], factor: float
+    ) -> None:
+        self._add(output, "smart", result.values, {name: factor * weight for name, weight in weights.items()})
         for name in ("cosine", "radius", "skipped"):
             if (value := getattr(result, name)) is not None:
                 output.logs[f"smart_{name}"] = value

@@ -39,10 +39,11 @@ class SmartArguments(ArgumentGroup):
         weight: λ_s, at least 0; at 0 nothing is computed.
         projection: What becomes of an ascent along the gradient g from δ.
             `ball`: δ + η g / ‖g‖_∞, projected onto ‖δ‖_p ≤ ε, norms over a whole row (the SMART paper);
-            `normalized`: η g / (‖g‖_p + ε) of each token, a radius of η (mt-dnn in one version; ε only guards the
-            division); `unit`: (δ + η g) / (‖δ + η g‖_p + ε) of each token, a radius of 1 whatever η is (mt-dnn in
-            another version, smart-pytorch). Word embeddings have values of about 0.05: see `smart_radius` in the logs.
-        epsilon: ε.
+            `normalized`: η g / (‖g‖_p + ε) of each token, a radius of η (mt-dnn in one version); `unit`:
+            (δ + η g) / (‖δ + η g‖_p + ε) of each token, a radius of 1 whatever η is (mt-dnn in another version,
+            smart-pytorch). Word embeddings have values of about 0.05: see `smart_radius` in the logs.
+        epsilon: ε. None: 1e-5 for `ball`, 0 for the others, where it guards a division that cannot fail here. The
+            ports have 1e-6 there, which tokens' gradients are often below: their radius is then smaller than said.
         sigma: σ, of the random start; in half precision it must not vanish beside the states that it is added to.
         eta: η.
         steps: T. With 0, g is random in place of a gradient: noise of the same radius, without its ascent (RAPT).
@@ -66,7 +67,7 @@ class SmartArguments(ArgumentGroup):
 
     weight: float = 0.02
     projection: Literal["ball", "normalized", "unit"] = "ball"
-    epsilon: float = 1e-5
+    epsilon: float | None = None
     sigma: float = 1e-5
     eta: float = 1e-3
     steps: int = 1
@@ -79,6 +80,9 @@ class SmartArguments(ArgumentGroup):
     fraction: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epsilon is None:
+            self.epsilon = 1e-5 if self.projection == "ball" else 0.0
         for key in ("weight", "epsilon", "sigma", "eta"):
             self._require(key, 0 <= getattr(self, key) < float("inf"), "a number from 0 on")
         self._require("steps", self.steps >= 0, "at least 0")
@@ -289,7 +293,7 @@ class _Rows:
     @torch.no_grad()
     def ascend(self, delta: Tensor, gradient: Tensor) -> Tensor:
         """One step from δ along g, as `projection` says; see [`SmartArguments`]."""
-        norm, eta, epsilon = self.args.norm, self.args.eta, self.args.epsilon
+        norm, eta, epsilon = self.args.norm, self.args.eta, self.args.epsilon or 0.0
         if self.args.projection == "ball":
             slope = gradient * self.spread(1 / self.norm(gradient, "inf").clamp_min(_TINY))
             moved = self._onto_ball(delta + eta * slope)
@@ -302,7 +306,7 @@ class _Rows:
 
     def _onto_ball(self, delta: Tensor) -> Tensor:
         """The nearest point with ‖δ‖_p ≤ ε, row by row."""
-        epsilon = self.args.epsilon
+        epsilon = self.args.epsilon or 0.0
         if self.args.norm == "inf":
             return delta.clamp(-epsilon, epsilon)
         if self.args.norm == "2":

@@ -64,8 +64,8 @@ class GradientSurgery:
 
     Args:
         weighting: From [`build_weighting`], or any module from a Gramian [K, K] to weights [K], K being the tasks of
-            the step. Weights are scaled so that orthogonal gradients of equal length get 1 each: surgery then is the
-            plain sum wherever there is no conflict to mend, and backbone and heads keep their proportion.
+            the step. Weights are scaled so that orthogonal gradients of equal length get 1 each: backbone and heads
+            keep their proportion, and `pcgrad`, `upgrad` and `dualproj` are the plain sum where there is no conflict.
         shared: The backbone's parameters. Heads have the gradients of their own losses.
         tasks: All that a step can have.
         accelerator: Says by what the loss is scaled in fp16, and lets processes agree.
@@ -110,12 +110,17 @@ class GradientSurgery:
         self._point_to(self._gradients[self._tasks.index(task)])
         try:
             yield
+        except BaseException:
+            # A step that broke off begins anew.
+            self._seen.clear()
+            raise
         finally:
             for parameter in self._shared:
                 parameter.grad = None
 
     def combine(self) -> dict[str, Tensor]:
-        """Puts the combined gradient in place and returns the cosines of the tasks' gradients, by their log's name."""
+        """Puts the combined gradient in place and returns the cosines of the tasks' gradients, by their log's name;
+        a gradient that is 0 or not finite has none."""
         assert self._gradients is not None
         names = [name for name in self._tasks if name in self._seen]
         self._seen.clear()
@@ -131,7 +136,11 @@ class GradientSurgery:
         self._point_to(combined)
         lengths = gramian.diagonal().sqrt()
         cosines = gramian / (lengths.unsqueeze(0) * lengths.unsqueeze(1))
-        return {_pair(names[i], names[j]): cosines[i, j] for i, j in combinations(range(len(names)), 2)}
+        return {
+            _pair(names[i], names[j]): cosines[i, j]
+            for i, j in combinations(range(len(names)), 2)
+            if cosines[i, j].isfinite()
+        }
 
     def _gramian(self, rows: list[int]) -> Tensor:
         """Inner products of the gradients as they are without a gradient scaler's factor, on the CPU."""

@@ -1,5 +1,6 @@
 """transformers' Trainer for a dictionary of tasks."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -11,11 +12,11 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import ProgressCallback
-from transformers.trainer_utils import seed_worker
+from transformers.trainer_utils import TrainOutput, seed_worker
 
 from hf_multitask.data.batch import select_rows
 from hf_multitask.data.collator import MultiTaskCollator
-from hf_multitask.data.schedule import Schedule, StepBatchSampler
+from hf_multitask.data.schedule import Phases, Schedule, StepBatchSampler
 from hf_multitask.data.tokenization import longest_input
 from hf_multitask.model.dropout import use_bit_dropout
 from hf_multitask.model.modeling_mtbert import MultiTaskBertModel
@@ -38,6 +39,8 @@ from hf_multitask.training.scheduling import build_schedule, phase_lengths
 from hf_multitask.training.smart import Smart
 from hf_multitask.training.surgery import GradientSurgery, build_weighting
 from hf_multitask.training.weighting import LossWeighting, build_scalarizer
+
+logger = logging.getLogger(__name__)
 
 
 class MultiTaskTrainer(MultiTaskEvaluator):
@@ -80,6 +83,9 @@ class MultiTaskTrainer(MultiTaskEvaluator):
         # A batch's sequences do not split along their first dimension: one process, one device.
         args._setup_devices  # noqa: B018  (finds the devices)
         args._n_gpu = min(args._n_gpu, 1)
+        if args.ddp_find_unused_parameters is None:
+            # Not every backward reaches every head; Trainer would look for them only without activation checkpointing.
+            args.ddp_find_unused_parameters = True
         self._tasks = model.config.tasks
         self._longest = longest_input(processing_class, model.config.encoder_config) if processing_class else 0
         self.processing_class = processing_class
@@ -116,8 +122,8 @@ class MultiTaskTrainer(MultiTaskEvaluator):
         """What of a step's loss and gradients is more than a sum."""
         args, names = self.args, list(self._tasks)
         smart = Smart(args.smart, self.model) if args.smart else None
-        self._proximal = ProximalPoint(args.proximal, self.model, self.accelerator) if args.proximal else None
-        self._regularization = Regularization(self.accelerator, self._train_batch_size, smart, self._proximal)
+        self._proximal = ProximalPoint(args.proximal, self.model) if args.proximal else None
+        self._regularization = Regularization(self.accelerator, smart, self._proximal)
         if loss_weighting is None and args.loss_weighting != "fixed":
             loss_weighting = build_scalarizer(args.loss_weighting, len(names))
         self._weighting = LossWeighting(loss_weighting, names, self.accelerator) if loss_weighting else None
@@ -139,6 +145,11 @@ class MultiTaskTrainer(MultiTaskEvaluator):
             raise ValueError("fp16 needs a GPU; on a CPU it would be fp32 without a word. Use bf16.")
         if (self._proximal or self._surgery) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ValueError("proximal and surgery need whole weights and gradients, which FSDP and DeepSpeed divide.")
+        averages = self._proximal is not None and self._proximal.args.use_average
+        if averages and self.args.load_best_model_at_end and self.args.save_only_model:
+            raise ValueError("use_average needs the average of the best checkpoint: save_only_model must be off.")
+        if self.args.neftune_noise_alpha and (self.args.packing != "off" or self.args.smart or self.args.proximal):
+            raise ValueError("neftune_noise_alpha sizes its noise by padded sequences: use it with packing off alone.")
         if self._weighting and self._surgery:
             raise ValueError("loss_weighting and surgery both weigh the tasks: choose one.")
         if self._weighting and self.args.schedule != "round_robin":
@@ -208,6 +219,16 @@ class MultiTaskTrainer(MultiTaskEvaluator):
 
     # ---- Training ----
 
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As the parent; a training that breaks off leaves the model as it would at its end."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.is_in_train = False
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, SparseEmbeddingGradient):
+                    callback.restore()
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The parent's optimizer, with groups of their own for the heads."""
         is_new = self.optimizer is None
@@ -219,6 +240,7 @@ class MultiTaskTrainer(MultiTaskEvaluator):
                 self.model if model is None else model,
                 self.args.head_learning_rate,
                 self.args.head_weight_decay,
+                self.get_decay_parameter_names(self.model if model is None else model),
             )
             if learnt:
                 groups.append({**groups[-1], "params": learnt, "weight_decay": 0.0})
@@ -234,6 +256,9 @@ class MultiTaskTrainer(MultiTaskEvaluator):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> torch.optim.lr_scheduler.LRScheduler:
         """The parent's scheduler; over a schedule's phases, with a factor in each, or anew in each."""
+        schedule = self.schedule
+        if isinstance(schedule, Phases) and not phase_lengths(self.args, schedule, num_training_steps)[-1]:
+            logger.warning("The run ends before the last phase of its schedule %s begins.", self.args.schedule)
         lengths = self._phase_lengths(num_training_steps)
         if lengths is None or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
@@ -269,7 +294,7 @@ class MultiTaskTrainer(MultiTaskEvaluator):
         # Kept for the logs, which come when the scheduler has already moved on.
         self._head_learning_rate = float(self.optimizer.param_groups[-1]["lr"]) if self.optimizer else 0.0
         random = random_state(self.args.device) if self._weighting and self._weighting.needs_update else None
-        output = self._regularization(model, inputs, self.state.global_step)
+        output = self._regularization(model, inputs, self.state.global_step, self._train_batch_size)
         for name, value in output.outputs.losses.items():
             self._meters.add(f"loss_{name}", value)
             if self._epoch_losses is not None:
@@ -356,7 +381,7 @@ class MultiTaskTrainer(MultiTaskEvaluator):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         for method in self._checkpointed():
-            method.save(output_dir)
+            method.save(output_dir, writes=self.args.should_save)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         # First, so that a checkpoint of another method is told by its missing file.
@@ -370,5 +395,5 @@ class MultiTaskTrainer(MultiTaskEvaluator):
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
-        if self._proximal is not None:
+        if self._proximal is not None and self._proximal.args.use_average:
             self._proximal.load(self.state.best_model_checkpoint)

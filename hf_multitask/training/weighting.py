@@ -11,8 +11,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import TrainerCallback
+from transformers.utils import logging
 
 from hf_multitask.model.configuration_mtbert import nearest
+
+logger = logging.get_logger(__name__)
 
 STATE_NAME = "loss_weighting.pt"
 # By name: TorchJD's class, and whether it is made for a number of tasks.
@@ -53,7 +56,7 @@ class LossWeighting(TrainerCallback):
     Args:
         scalarizer: A module from the tasks' losses [K], in the order of `tasks`, to a scalar. What parameters it has
             are trained with the heads' learning rate, without weight decay. If it has a method `step()`, that is
-            called at the end of each epoch (as in DWA); if `update(losses)`, with the same batch's losses after each
+            called between epochs (as in DWA); if `update(losses)`, with the same batch's losses after each
             update of the weights (as in FAMO: one forward pass more).
         tasks: All tasks.
         accelerator: With several processes, a method sees the losses' means over them, so that all agree.
@@ -63,6 +66,7 @@ class LossWeighting(TrainerCallback):
         self.scalarizer = scalarizer.to(accelerator.device)
         self._tasks, self._accelerator = list(tasks), accelerator
         self._recompute: Callable[[], dict[str, Tensor]] | None = None
+        self._epochs = 0
 
     @property
     def needs_update(self) -> bool:
@@ -109,21 +113,34 @@ class LossWeighting(TrainerCallback):
         if self._recompute is not None:
             self.scalarizer.update(self._as_vector(self._recompute()))  # type: ignore[operator]
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if callable(step := getattr(self.scalarizer, "step", None)):
-            step()
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0:
+            self._epochs = 0
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # Not at an epoch's end, which a run that was stopped there and resumed would not see.
+        if self._epochs < int(state.epoch or 0):
+            self._epochs += 1
+            if callable(step := getattr(self.scalarizer, "step", None)):
+                step()
 
     # ---- Checkpoints ----
 
-    def save(self, folder: str) -> None:
-        """Writes the method's parameters and whatever else it remembers into a checkpoint."""
+    def save(self, folder: str, writes: bool) -> None:
+        """Writes the method's parameters and whatever else it remembers into a checkpoint.
+
+        That is numbers, texts, tensors, optimizers and lists of them; it warns of anything else.
+        """
         own = vars(self.scalarizer).keys() - vars(nn.Module()).keys()
         memory = {key: value for key in own if _can_be_saved(value := getattr(self.scalarizer, key))}
+        if lost := sorted(key for key in own - memory.keys() if not callable(getattr(self.scalarizer, key))):
+            logger.warning_once(f"loss_weighting: a checkpoint cannot hold its {', '.join(lost)}.")
         for key, value in memory.items():
             if isinstance(value, torch.optim.Optimizer):
                 memory[key] = {"optimizer": type(value).__name__, "state": value.state_dict()}
-        if self._accelerator.is_main_process:
-            torch.save({"parameters": self.scalarizer.state_dict(), "memory": memory}, Path(folder) / STATE_NAME)
+        state = {"parameters": self.scalarizer.state_dict(), "memory": memory, "epochs": self._epochs}
+        if writes:
+            torch.save(state, Path(folder) / STATE_NAME)
 
     def load(self, folder: str) -> None:
         """Reads them from a checkpoint.
@@ -133,9 +150,12 @@ class LossWeighting(TrainerCallback):
         """
         path = Path(folder) / STATE_NAME
         if not path.is_file():
-            raise ValueError(f"checkpoint {folder} has no {STATE_NAME}: its run had fixed weights of the losses.")
+            raise ValueError(
+                f"checkpoint {folder} has no {STATE_NAME}: its run had fixed weights, or saved models only."
+            )
         saved = torch.load(path, map_location=self._accelerator.device, weights_only=True)
         self.scalarizer.load_state_dict(saved["parameters"])
+        self._epochs = saved["epochs"]
         for key, value in saved["memory"].items():
             if isinstance(value, dict) and "optimizer" in value:
                 optimizer = getattr(torch.optim, value["optimizer"])(self.scalarizer.parameters())

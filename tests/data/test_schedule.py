@@ -195,6 +195,11 @@ def test_tasks_whose_loss_has_risen_above_its_best_are_drawn_more_often() -> Non
     assert [dict(AdaptiveSampling(SIZES, 4, alpha=2.0, history=history).rows(2, batch)) for batch in range(3)] == before
 
 
+def test_a_loss_of_nothing_is_at_its_best() -> None:
+    schedule = AdaptiveSampling({"a": 5, "b": 5}, 2, history=[{"a": 0.0, "b": 1.0}])
+    assert schedule.probabilities(1).tolist() == [0.5, 0.5]
+
+
 @pytest.mark.parametrize("mixing", ["rows", "tasks"])
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_draws_follow_the_probabilities(alpha: float, mixing: str) -> None:

@@ -14,6 +14,7 @@ def test_a_group_is_read_from_what_yaml_and_command_lines_give() -> None:
     assert SmartArguments.read("smart", '{"weight": 1, "norm": "2", "tasks": {"sst": 1}, "layer": 3}') == expected
     assert SmartArguments.read("smart", {"norm": float("inf"), "layer": None}) == SmartArguments()
     assert SmartArguments.read("smart", None) is None
+    assert SmartArguments.read("smart", "null") is None
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,18 @@ def test_a_group_is_read_from_what_yaml_and_command_lines_give() -> None:
 def test_what_a_group_cannot_hold_is_refused_by_name(values: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SmartArguments.read("smart", values)
+
+
+def test_mistakes_in_python_are_refused_too() -> None:
+    with pytest.raises(ValueError, match="projection 'Ball' is unknown; did you mean 'ball'"):
+        SmartArguments(projection="Ball")
+    assert SmartArguments(norm=2).norm == "2"
+
+
+def test_without_an_epsilon_each_projection_has_its_own() -> None:
+    assert SmartArguments().epsilon == 1e-5
+    assert SmartArguments(projection="normalized").epsilon == 0.0
+    assert SmartArguments(projection="unit", epsilon=1e-6).epsilon == 1e-6
 
 
 @pytest.mark.parametrize(

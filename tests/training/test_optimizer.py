@@ -1,14 +1,20 @@
 import pytest
 import torch
 
-from hf_multitask.training.optimizer import phased, separate_heads
+from hf_multitask.training import optimizer
+from hf_multitask.training.optimizer import phased
 from tests.conftest import tiny_model
 
 
-def groups_of(model: torch.nn.Module) -> list[dict]:
+def separate_heads(groups: list[dict], model: torch.nn.Module, **settings: float | None) -> list[dict]:
+    decaying = [name for name, parameter in model.named_parameters() if parameter.dim() > 1]
+    return optimizer.separate_heads(groups, model, decaying=decaying, **settings)
+
+
+def groups_of(model: torch.nn.Module, weight_decay: float = 0.01) -> list[dict]:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": 0.01, "lr": 1e-5},
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": weight_decay, "lr": 1e-5},
         {"params": [p for p in trained if p.dim() == 1], "weight_decay": 0.0, "lr": 1e-5},
     ]
 
@@ -22,6 +28,14 @@ def test_every_parameter_is_in_one_group_with_the_settings_of_its_part() -> None
         is_head, decays = name.startswith("heads."), parameter.dim() > 1
         expected = (1e-3 if is_head else 1e-5, (0.1 if is_head else 0.01) if decays else 0.0)
         assert settings[id(parameter)] == expected, name
+
+
+def test_heads_decay_where_the_backbone_does_not() -> None:
+    model = tiny_model()
+    groups = separate_heads(groups_of(model, weight_decay=0.0), model, learning_rate=None, weight_decay=0.1)
+    decaying = [p for group in groups if group["weight_decay"] == 0.1 for p in group["params"]]
+    heads = [p for p in model.heads.parameters() if p.dim() > 1]
+    assert {id(p) for p in decaying} == {id(p) for p in heads}
 
 
 def test_without_settings_of_their_own_heads_keep_the_backbones() -> None:

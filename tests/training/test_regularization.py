@@ -207,6 +207,20 @@ def test_a_frozen_backbone_trains_with_regularisers(make_trainer) -> None:
     assert math.isfinite(trainer.train().training_loss)
 
 
+def test_the_best_checkpoint_needs_no_average_that_is_not_used(make_trainer) -> None:
+    settings = {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 1, "save_steps": 1}
+    settings |= {"load_best_model_at_end": True, "save_only_model": True}
+    make_trainer(proximal={}, **settings).train()
+    with pytest.raises(ValueError, match="save_only_model must be off"):
+        make_trainer(proximal={"use_average": True}, **settings)
+
+
+def test_noise_sized_by_padded_sequences_is_refused(make_trainer) -> None:
+    with pytest.raises(ValueError, match="use it with packing off alone"):
+        make_trainer(neftune_noise_alpha=5.0)
+    make_trainer(neftune_noise_alpha=5.0, packing="off", max_steps=1).train()
+
+
 def test_a_compiled_model_is_refused(make_trainer) -> None:
     with pytest.raises(ValueError, match="torch_compile must be off with smart or proximal"):
         make_trainer(torch_compile_backend="eager", smart={})

@@ -53,6 +53,23 @@ def test_phases_that_are_not_there_are_refused_before_training(make_trainer, set
         make_trainer(**settings)
 
 
+def test_a_run_that_never_reaches_its_last_phase_is_warned_of(make_trainer, caplog: Any) -> None:
+    make_trainer(**{**ARR, "num_train_epochs": 1}).train()
+    assert "The run ends before the last phase of its schedule adaptive_round_robin begins." in caplog.text
+    caplog.clear()
+    make_trainer(**ARR).train()
+    assert "last phase" not in caplog.text
+
+
+def test_another_training_begins_without_the_losses_of_the_one_before(make_trainer) -> None:
+    trainer = make_trainer(**{**ARR, "schedule": "adaptive_sampling"})
+    trainer.train()
+    first = list(trainer._epoch_losses.history)
+    trainer.train()
+    assert len(trainer._epoch_losses.history) == len(first) == 2
+    assert trainer._epoch_losses.history != first
+
+
 @pytest.mark.parametrize("stop", [3, 4, 6])
 @pytest.mark.parametrize(
     "settings",
@@ -89,7 +106,8 @@ def test_losses_of_an_epoch_that_ended_before_a_resumption_are_not_lost(tmp_path
     losses = EpochLosses(["a", "b"], accelerator)
     losses.add("a", torch.tensor(1.0))
     losses.add("a", torch.tensor(2.0))
-    losses.save(str(tmp_path))
+    losses.add("a", torch.tensor(float("nan")))
+    losses.save(str(tmp_path), writes=True)
     resumed = EpochLosses(["a", "b"], accelerator)
     resumed.load(str(tmp_path))
 

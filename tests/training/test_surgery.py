@@ -76,8 +76,33 @@ def test_the_cosines_are_those_of_the_vectors() -> None:
     }
 
 
+@pytest.mark.parametrize("weighting", ["sum", "pcgrad", "upgrad", "dualproj"])
+def test_without_a_conflict_they_are_the_sum_whatever_the_lengths(weighting: str) -> None:
+    combined, _ = operate(weighting, {"a": [10.0, 0, 0], "b": [0.2, 1.0, 0], "c": [0, 0.5, 3.0]})
+    assert combined.tolist() == pytest.approx([10.2, 1.5, 3.0], rel=1e-2)
+
+
+def test_a_gradient_of_nothing_has_no_cosine() -> None:
+    _, cosines = operate("pcgrad", {"a": [1.0, 0, 0], "b": [0.0, 0, 0], "c": [1.0, 1.0, 0]})
+    assert list(cosines) == ["gradient_cosine_a_c"]
+
+
+def test_a_step_that_broke_off_leaves_nothing_behind() -> None:
+    shared = nn.Parameter(torch.zeros(1))
+    surgery = GradientSurgery(build_weighting("sum"), [shared], ["a", "b"], Accelerator(cpu=True))
+    with surgery.collecting("a"):
+        (100 * shared).sum().backward()
+    with pytest.raises(KeyboardInterrupt), surgery.collecting("b"):
+        raise KeyboardInterrupt
+    for name in ("a", "b"):
+        with surgery.collecting(name):
+            shared.sum().backward()
+    surgery.combine()
+    assert shared.grad.tolist() == [2.0]
+
+
 @pytest.mark.parametrize("weighting", ["sum", "pcgrad", "upgrad", "mgda", "dualproj"])
-def test_without_a_conflict_every_weighting_is_the_sum(weighting: str) -> None:
+def test_orthogonal_gradients_of_equal_length_are_summed(weighting: str) -> None:
     combined, _ = operate(weighting, {"a": [1.0, 0, 0], "b": [0, 1.0, 0], "c": [0, 0, 1.0]})
     assert combined.tolist() == pytest.approx([1.0, 1.0, 1.0], abs=1e-4)
 

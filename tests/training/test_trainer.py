@@ -346,6 +346,18 @@ def test_bad_training_data_are_refused_before_training(tmp_path: Path, tokenizer
         MultiTaskTrainer(tiny_model(), args, train_dataset=data, processing_class=tokenizer)
 
 
+def test_a_training_that_breaks_off_leaves_the_embeddings_as_they_were(make_trainer) -> None:
+    class Interruption(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            raise KeyboardInterrupt
+
+    trainer = make_trainer(max_steps=3, callbacks=[Interruption()])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert not trainer.model.get_input_embeddings().sparse
+    assert not trainer.is_in_train
+
+
 def test_fp16_on_a_cpu_is_refused_and_not_silently_fp32(make_trainer) -> None:
     with pytest.raises(ValueError, match="fp16 needs a GPU"):
         make_trainer(fp16=True)

@@ -54,6 +54,31 @@ def test_dynamic_weight_average_follows_the_ratio_of_the_last_two_epochs_losses(
     assert [values[2] for values in weights.values()] == pytest.approx(expected.tolist(), rel=1e-4)
 
 
+@pytest.mark.parametrize("stop", [2, 4])
+def test_an_epoch_that_ends_with_a_checkpoint_is_not_lost(make_trainer, tmp_path: Path, stop: int) -> None:
+    method = {"loss_weighting": "dynamic_weight_average", "epoch_length": "2", "num_train_epochs": 4}
+    settings = {**method, "save_steps": stop, "logging_steps": 1}
+    whole = make_trainer(**settings)
+    whole.train()
+    resumed = make_trainer(**settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / f"checkpoint-{stop}"))
+    assert logged(whole, "weight_sst")[-1] != 1.0
+    assert logged(resumed, "weight_sst") == logged(whole, "weight_sst")
+
+
+def test_memory_that_a_checkpoint_cannot_hold_is_warned_of(make_trainer, caplog: Any) -> None:
+    class Remembering(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen, self.kept = {"no": "mapping"}, [torch.ones(1)]
+
+        def forward(self, losses: torch.Tensor) -> torch.Tensor:
+            return losses.sum()
+
+    make_trainer(loss_weighting=Remembering(), max_steps=1, save_steps=1).train()
+    assert "a checkpoint cannot hold its seen." in caplog.text
+
+
 def test_famo_is_told_the_losses_of_the_same_batch_after_the_update(make_trainer) -> None:
     trainer = make_trainer(loss_weighting="famo", max_steps=3, learning_rate=0.0, save_strategy="no")
     scalarizer, seen = trainer._weighting.scalarizer, []
