@@ -16,6 +16,8 @@ def test_the_final_score_picks_the_best_checkpoint_and_higher_is_better(tmp_path
     [
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor must be 0"),
         ({"train_sampling_strategy": "sequential"}, "has no effect; use schedule"),
+        ({"schedule": "proportionnal"}, "schedule 'proportionnal' is unknown; did you mean 'proportional'"),
+        ({"packing": False}, "packing False is unknown; known: auto, on, off"),
         ({"largest_task_epochs": 0}, "largest_task_epochs must be at least 1, not 0"),
         ({"sampling_alpha": -0.5}, "sampling_alpha must be a number from 0 on, not -0.5"),
         ({"sampling_alpha": float("nan")}, "sampling_alpha must be a number from 0 on, not nan"),

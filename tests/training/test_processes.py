@@ -102,7 +102,13 @@ REGULARISERS = {"smart": {"weight": 0.5, "epsilon": 0.2, "sigma": 0.1, "eta": 0.
 @pytest.mark.parametrize(
     "method",
     [
-        {**REGULARISERS, "surgery": "upgrad", "gradient_accumulation_steps": 2, "max_steps": 3},
+        {
+            **REGULARISERS,
+            "surgery": "upgrad",
+            "gradient_accumulation_steps": 2,
+            "max_steps": 3,
+            "activation_checkpointing": True,
+        },
         {**REGULARISERS, "loss_weighting": "famo"},
     ],
     ids=["surgery", "weighting"],
