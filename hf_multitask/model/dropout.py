@@ -4,6 +4,8 @@ torch draws a dropout mask on a CPU number by number, which took a tenth of a pa
 random bits per value, compared with a threshold: a quarter of the time.
 """
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor, nn
 
@@ -21,15 +23,54 @@ def bit_dropout(values: Tensor, p: float) -> Tensor:
         >>> bit_dropout(torch.ones(2), 1.0)
         tensor([0., 0.])
     """
+    if round(p * (1 << _BITS)) == 1 << _BITS:
+        return values * 0
+    return values * (_factor(values, p) if _tape is None else _tape.factor(values, p))
+
+
+def _factor(values: Tensor, p: float) -> Tensor:
+    """A mask of the values' shape and dtype: 0, or what keeps the mean."""
     levels = 1 << _BITS
     dropped = round(p * levels)
-    if dropped == levels:
-        return values * 0
     count = values.numel()
     # One draw of 64 bits makes four masks' worth; as signed numbers they start at minus half of the levels.
     words = torch.empty(-(-count * _BITS // 64), dtype=torch.int64, device=values.device).random_(-(2**63), None)
     keep = words.view(torch.int16)[:count].view(values.shape) >= dropped - levels // 2
-    return values * (keep.to(values.dtype) * (levels / (levels - dropped)))
+    return keep.to(values.dtype) * (levels / (levels - dropped))
+
+
+@dataclass
+class MaskTape:
+    """The masks of a pass, for others that are to have the same without drawing them again.
+
+    Beside each mask is the generator's state after its drawing. Setting it keeps in step whatever else draws.
+
+    Args:
+        place: Of the next mask to give; None while masks are recorded.
+    """
+
+    place: int | None = None
+    masks: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def factor(self, values: Tensor, p: float) -> Tensor:
+        """The next mask."""
+        if self.place is None:
+            factor = _factor(values, p)
+            self.masks.append((factor, torch.get_rng_state()))
+            return factor
+        factor, state = self.masks[self.place]
+        self.place += 1
+        torch.set_rng_state(state)
+        return factor
+
+
+_tape: MaskTape | None = None
+
+
+def use_tape(tape: MaskTape | None) -> None:
+    """From now on, [`bit_dropout`] records its masks on a tape, or takes them from there; None: it does neither."""
+    global _tape
+    _tape = tape
 
 
 def draws_bits(values: Tensor) -> bool:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hf_multitask.model.dropout import MaskTape, use_tape
+
 
 @dataclass
 class CleanPass:
@@ -17,11 +19,14 @@ class CleanPass:
     Args:
         states: What is perturbed, [1, T, H] or [S, L, H], with its graph.
         random: The generators' states there.
+        tape, place: The masks that the pass drew on a CPU, and the place of the first of them after the site.
         lower_outputs: Of the layers below the site, lowest first.
     """
 
     states: Tensor | None = None
     random: list[Tensor] = field(default_factory=list)
+    tape: MaskTape = field(default_factory=MaskTape)
+    place: int = 0
     lower_outputs: list[Any] = field(default_factory=list)
 
 
@@ -60,7 +65,7 @@ class PerturbationSite:
         clean = CleanPass()
 
         def keep(states: Tensor) -> None:
-            clean.states, clean.random = states, random_state(states.device)
+            clean.states, clean.random, clean.place = states, random_state(states.device), len(clean.tape.masks)
 
         with ExitStack() as hooks:
             for layer in self._lower:
@@ -71,6 +76,8 @@ class PerturbationSite:
                 hooks.enter_context(self._module.register_forward_hook(lambda _, args, output: keep(output)))
             else:
                 hooks.enter_context(self._module.register_forward_pre_hook(lambda _, args: keep(args[0])))
+            use_tape(clean.tape)
+            hooks.callback(use_tape, None)
             yield clean
 
     @contextmanager
@@ -87,10 +94,12 @@ class PerturbationSite:
         def add(states: Tensor) -> Tensor:
             if share_dropout:
                 set_random_state(clean.random, states.device)
+                use_tape(MaskTape(clean.place, clean.tape.masks))
             states = states.detach() if ascent else states
             return states + delta.to(states.dtype)
 
         with ExitStack() as hooks:
+            hooks.callback(use_tape, None)
             for layer, output in zip(self._lower, clean.lower_outputs, strict=True):
                 hooks.enter_context(_returning(layer, output))
             if self._is_words:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_multitask.model.dropout import BitDropout, bit_dropout, use_bit_dropout
+from hf_multitask.model.dropout import BitDropout, MaskTape, bit_dropout, use_bit_dropout, use_tape
 
 COUNT = 1_000_003  # not a multiple of the four masks that one draw makes
 
@@ -67,3 +67,29 @@ def test_a_models_dropouts_are_replaced_and_nothing_else() -> None:
     assert not model[1][0].training
     assert type(model[1][1]) is nn.Dropout1d
     assert list(model.state_dict()) == names
+
+
+def test_a_tape_gives_the_masks_of_another_pass_and_keeps_the_generator_in_step() -> None:
+    values = torch.randn(3, 5)
+
+    def run() -> list[torch.Tensor]:
+        # Between masks from random bits, one of torch's own.
+        return [bit_dropout(values, 0.5), torch.dropout(values, 0.5, True), bit_dropout(values, 0.3), torch.randn(2)]
+
+    tape = MaskTape()
+    try:
+        use_tape(tape)
+        torch.manual_seed(0)
+        first = run()
+        use_tape(MaskTape(0, tape.masks))
+        torch.manual_seed(0)
+        again = run()
+        use_tape(MaskTape(1, tape.masks))
+        assert torch.equal(bit_dropout(values, 0.3), first[2])
+    finally:
+        use_tape(None)
+    torch.manual_seed(0)
+    drawn = run()
+    for one, other, third in zip(first, again, drawn, strict=True):
+        assert torch.equal(one, other)
+        assert torch.equal(one, third)
