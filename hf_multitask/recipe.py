@@ -30,7 +30,7 @@ from transformers import HfArgumentParser
 
 from hf_multitask.data.loading import OnBadRows
 from hf_multitask.data.sources import FileSource, HubSource, Source
-from hf_multitask.model.configuration_mtbert import Pooling, TaskConfig, nearest
+from hf_multitask.model.configuration_mtbert import Pooling, TaskConfig, nearest, refuse_unknown_keys
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
 
 _NESTED_FLAG = re.compile(r"--\w+\.")
@@ -265,9 +265,7 @@ def _read_task(entry: Any, data_dir: str | None, folder: Path) -> tuple[TaskConf
     if not isinstance(entry, dict):
         raise ValueError(f"must be a mapping with a type and its data, not {entry!r}.")
     known = [*(f.name for f in fields(TaskConfig)), *_SOURCES]
-    for key in entry:
-        if key not in known:
-            raise ValueError(f"unknown key {key!r}; {nearest(key, known)}")
+    refuse_unknown_keys(entry, known)
     task = TaskConfig.from_dict({key: value for key, value in entry.items() if key not in _SOURCES})
     given = [kind for kind in _SOURCES if entry.get(kind) is not None]
     if not given:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 
 from hf_multitask.model.configuration_mtbert import TaskConfig
@@ -66,11 +67,4 @@ def select_rows(
     filling = places[:1].expand(packing["position_ids"].shape[1] - len(places))
     places = torch.cat([places, filling])
     part |= {key: value[:, places] for key, value in inputs.items()}
-    return part | {"packing": _moved(packing, places.device)}
-
-
-def _moved(packing: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    return {
-        key: [one.to(device) for one in value] if isinstance(value, list) else value.to(device)
-        for key, value in packing.items()
-    }
+    return part | {"packing": send_to_device(packing, places.device)}

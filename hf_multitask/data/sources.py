@@ -10,7 +10,7 @@ import pandas as pd
 from datasets import Dataset, DatasetDict, Features, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
-from hf_multitask.model.configuration_mtbert import nearest
+from hf_multitask.model.configuration_mtbert import refuse_unknown_keys
 
 SPLITS = ("train", "validation", "test")
 _READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -45,9 +45,7 @@ class Source(ABC):
         if not isinstance(values, dict):
             raise ValueError(f"must be a mapping, not {values!r}.")
         known = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise ValueError(f"unknown key {key!r}; {nearest(key, known)}")
+        refuse_unknown_keys(values, known)
         return cls(**values)
 
     def split(self, name: str) -> str:

@@ -34,6 +34,13 @@ def nearest(word: str, known: list[str]) -> str:
     return f"known: {', '.join(known[:20]) or 'none'}{', ...' if len(known) > 20 else '.'}"
 
 
+def refuse_unknown_keys(values: Mapping[str, Any], known: list[str]) -> None:
+    """Raises a `ValueError` that names the first key which is not among the known."""
+    for key in values:
+        if key not in known:
+            raise ValueError(f"unknown key {key!r}; {nearest(key, known)}")
+
+
 @dataclass
 class TaskConfig:
     """One task: what it reads, its head and its loss (paper section 4.1).
@@ -139,9 +146,7 @@ class TaskConfig:
         if not isinstance(values, dict):
             raise ValueError(f"must be a mapping with a type, not {values!r}.")
         known = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise ValueError(f"unknown key {key!r}; {nearest(key, known)}")
+        refuse_unknown_keys(values, known)
         if "type" not in values:
             raise ValueError(f"type is missing; known: {', '.join(_CHOICES['type'])}.")
         return cls(**values)

@@ -5,7 +5,7 @@ import types
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from hf_multitask.model.configuration_mtbert import nearest
+from hf_multitask.model.configuration_mtbert import nearest, refuse_unknown_keys
 
 Group = TypeVar("Group", bound="ArgumentGroup")
 
@@ -36,10 +36,8 @@ class ArgumentGroup:
         if not isinstance(values, dict):
             raise ValueError(f"{name} must be a mapping of its keys to values, not {values!r}.")
         known = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise ValueError(f"{name}: unknown key {key!r}; {nearest(key, known)}")
         try:
+            refuse_unknown_keys(values, known)
             return cls(**values)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error

@@ -60,8 +60,8 @@ class PerturbationSite:
         return self._is_words
 
     @contextmanager
-    def recording(self) -> Iterator[CleanPass]:
-        """Around a clean pass: records what a perturbed one needs."""
+    def recording(self, share_dropout: bool) -> Iterator[CleanPass]:
+        """Around a clean pass: records what a perturbed one needs, its masks only where they are shared."""
         clean = CleanPass()
 
         def keep(states: Tensor) -> None:
@@ -76,7 +76,7 @@ class PerturbationSite:
                 hooks.enter_context(self._module.register_forward_hook(lambda _, args, output: keep(output)))
             else:
                 hooks.enter_context(self._module.register_forward_pre_hook(lambda _, args: keep(args[0])))
-            use_tape(clean.tape)
+            use_tape(clean.tape if share_dropout else None)
             hooks.callback(use_tape, None)
             yield clean
 

@@ -146,7 +146,7 @@ class Smart:
 
     def recording(self) -> AbstractContextManager[CleanPass]:
         """Around the model's own pass over a batch, which is the only clean one."""
-        return self._site.recording()
+        return self._site.recording(self.args.dropout == "shared")
 
     def __call__(self, inputs: Mapping[str, Any], logits: Mapping[str, Tensor], clean: CleanPass) -> SmartOutput:
         """The regulariser of a batch, whose gradient goes through both outputs of the divergence.
