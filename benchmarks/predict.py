@@ -2,8 +2,8 @@
 
     python -m benchmarks.predict --backbone MINILM [--data-dir DIR] [--sentences 10000]
 
-Embeddings: `hf_multitask.encode` against `sentence_transformers`' `encode`, both from the same folder, mean pooling, at
-each one's default batch size. Classes: `hf_multitask.predict` against transformers' text-classification pipeline, with
+Embeddings: our pipeline's `embed` against `sentence_transformers`' `encode`, both from the same folder, mean pooling,
+at each one's default batch size. Classes: our pipeline against transformers' text-classification one, with
 a head of the same size on the same backbone, at the best of several batch sizes. Sides take turns; medians are shown.
 """
 
@@ -18,8 +18,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from benchmarks.workload import TASKS, add_arguments, sentences
-from hf_multitask import MultiTaskBertModel
-from hf_multitask.inference import encode, predict
+from hf_multitask import MultiTaskBertModel, MultiTaskPipeline
 
 _PIPELINE_BATCH_SIZES = (1, 8, 32)
 
@@ -39,7 +38,7 @@ def in_turns(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, floa
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def embeddings(args: argparse.Namespace, model: MultiTaskBertModel, tokenizer: Any, texts: list[str]) -> None:
+def embeddings(args: argparse.Namespace, pipe: MultiTaskPipeline, texts: list[str]) -> None:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Pooling, Transformer
 
@@ -48,23 +47,23 @@ def embeddings(args: argparse.Namespace, model: MultiTaskBertModel, tokenizer: A
     theirs = SentenceTransformer(modules=[word_states, pooled], device="cpu")
     sides = {
         "sentence-transformers": lambda: theirs.encode(texts),
-        "hf-multitask": lambda: encode(model, tokenizer, texts, max_length=args.max_length),
+        "hf-multitask": lambda: pipe.embed(texts, max_length=args.max_length),
     }
-    difference = np.abs(theirs.encode(texts[:100]) - encode(model, tokenizer, texts[:100])).max()
+    difference = np.abs(theirs.encode(texts[:100]) - pipe.embed(texts[:100])).max()
     times = in_turns(sides, args.rounds)
     table("embeddings", "sentence-transformers", times, args)
     print(f"\nGreatest difference of an embedding's value: {difference:.1e}\n")
 
 
-def classes(args: argparse.Namespace, model: MultiTaskBertModel, tokenizer: Any, texts: list[str]) -> None:
+def classes(args: argparse.Namespace, ours: MultiTaskPipeline, texts: list[str]) -> None:
     classifier = AutoModelForSequenceClassification.from_pretrained(args.backbone, num_labels=5)
-    pipe = pipeline("text-classification", model=classifier, tokenizer=tokenizer, device="cpu")
+    pipe = pipeline("text-classification", model=classifier, tokenizer=ours.tokenizer, device="cpu")
     options = {"truncation": True, "max_length": args.max_length}
     part = texts[: len(texts) // 5]
     best = min(_PIPELINE_BATCH_SIZES, key=lambda size: seconds(lambda: pipe(part, batch_size=size, **options)))
     sides = {
         "pipeline": lambda: pipe(texts, batch_size=best, **options),
-        "hf-multitask": lambda: predict(model, tokenizer, "sst", texts, max_length=args.max_length),
+        "hf-multitask": lambda: ours(texts, task="sst", max_length=args.max_length),
     }
     table("classes", "pipeline", in_turns(sides, args.rounds), args, f" (batches of {best})")
 
@@ -86,8 +85,9 @@ def main() -> None:
     model = MultiTaskBertModel.from_backbone(args.backbone, tasks=TASKS).eval()
     tokenizer = AutoTokenizer.from_pretrained(args.backbone)
     texts = sentences(args.data_dir, args.sentences, args.seed)
-    embeddings(args, model, tokenizer, texts)
-    classes(args, model, tokenizer, texts)
+    pipe = MultiTaskPipeline(model, tokenizer, device="cpu")
+    embeddings(args, pipe, texts)
+    classes(args, pipe, texts)
 
 
 if __name__ == "__main__":

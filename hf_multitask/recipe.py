@@ -70,17 +70,28 @@ class DataArguments:
 
 
 @dataclass
+class CardArguments:
+    """What the model card cannot find out by itself."""
+
+    language: list[str] = field(default_factory=list, metadata={"help": "Codes of the texts' languages, such as en."})
+    license: str | None = field(
+        default=None, metadata={"help": "The model's licence, such as apache-2.0; mind the encoder's and the data's."}
+    )
+
+
+@dataclass
 class Recipe:
     """A recipe as it was read.
 
     Args:
-        model, data, training: The arguments.
+        model, data, card, training: The arguments.
         tasks: The table of tasks, by name.
         sources: Where each task's rows come from, by name.
     """
 
     model: ModelArguments
     data: DataArguments
+    card: CardArguments
     training: MultiTaskTrainingArguments
     tasks: dict[str, TaskConfig]
     sources: dict[str, Source]
@@ -100,7 +111,7 @@ class RecipeParser(HfArgumentParser):
 
     def __init__(self, default_config: str | Path, description: str | None = None) -> None:
         super().__init__(
-            (ModelArguments, DataArguments, MultiTaskTrainingArguments),  # type: ignore[arg-type]
+            (ModelArguments, DataArguments, CardArguments, MultiTaskTrainingArguments),  # type: ignore[arg-type]
             description=description,
             allow_abbrev=False,
         )
@@ -122,7 +133,7 @@ class RecipeParser(HfArgumentParser):
         except ValueError as error:
             raise ValueError(f"{config}: {error}") from error
         self.extra = self._known(args, defaults)
-        model, data, training = self.parse_dict(vars(self.extra), allow_extra_keys=True)
+        model, data, card, training = self.parse_dict(vars(self.extra), allow_extra_keys=True)
         if not model.backbone:
             raise ValueError(f"{config}: backbone is missing: a model id on the Hub, or a folder.")
         if not tasks:
@@ -138,7 +149,7 @@ class RecipeParser(HfArgumentParser):
                 table[name], sources[name] = _read_task(entry, data.data_dir, folder)
             except ValueError as error:
                 raise ValueError(f"{config}: task {name!r}: {error}") from error
-        return Recipe(model, data, training, table, sources)
+        return Recipe(model, data, card, training, table, sources)
 
     def _known(self, args: Sequence[str], namespace: Any = None) -> Any:
         namespace, unknown = self.parse_known_args(list(args), namespace)

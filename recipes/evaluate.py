@@ -18,7 +18,6 @@ from transformers import AutoModel, AutoTokenizer
 from hf_multitask import MultiTaskTrainer
 from hf_multitask.data.preparation import prepare
 from hf_multitask.data.sources import SPLITS
-from hf_multitask.data.tokenization import longest_input
 from hf_multitask.evaluation.metrics import trivial_score
 from hf_multitask.evaluation.summary import results_table
 from hf_multitask.recipe import RecipeParser, refusals
@@ -39,7 +38,7 @@ def main() -> None:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
         # The table of tasks is the model's: the recipe says only where their data are.
         tasks = {name: task for name, task in model.config.tasks.items() if name in recipe.sources}
-        longest = longest_input(tokenizer, model.config.encoder_config)
+        longest = model.config.longest_input(tokenizer)
         splits = list(dict.fromkeys(["train", split]))
         max_length = min(recipe.data.max_length or longest, longest)
         rows = prepare(tasks, recipe.sources, splits, tokenizer, max_length, recipe.data.on_bad_rows).rows

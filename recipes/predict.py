@@ -23,11 +23,10 @@ from typing import Any
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 from datasets import Dataset, disable_progress_bars
-from transformers import AutoModel, AutoTokenizer
+from transformers import pipeline
 
 from hf_multitask.data.loading import text_columns
 from hf_multitask.data.sources import read_file
-from hf_multitask.inference import predict
 from hf_multitask.model.configuration_mtbert import TaskConfig, nearest
 from hf_multitask.recipe import refusals
 
@@ -99,14 +98,11 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     disable_progress_bars()
     with refusals():
-        model = AutoModel.from_pretrained(args.model)
-        tokenizer = AutoTokenizer.from_pretrained(args.model)
-        if args.task not in model.config.tasks:
-            raise ValueError(f"--task: {args.task!r} is unknown; {nearest(args.task, list(model.config.tasks))}")
-        task = model.config.tasks[args.task]
+        pipe: Any = pipeline("multi-task", model=args.model)  # type: ignore[call-overload]
+        task = pipe.model.config.task(args.task)
         rows = read_rows(args.input, args.delimiter)
         ids = rows["id"] if "id" in rows.column_names else list(range(1, rows.num_rows + 1))
-        predicted = predict(model, tokenizer, args.task, texts_of(rows, task, args.text), args.batch_size)
+        predicted = pipe(texts_of(rows, task, args.text), task=args.task, batch_size=args.batch_size)
         with opened(args.output) as file:
             lines = course_lines(ids, predicted, task) if args.format == "course" else jsonl_lines(ids, predicted)
             for line in lines:

@@ -18,43 +18,15 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 from transformers import AutoTokenizer, set_seed
 
 from hf_multitask import MultiTaskBertConfig, MultiTaskBertModel, MultiTaskTrainer
-from hf_multitask.data.preparation import prepare
-from hf_multitask.data.tokenization import longest_input
+from hf_multitask.data.preparation import PreparedData, prepare
+from hf_multitask.data.sources import HubSource
 from hf_multitask.evaluation.metrics import trivial_score
 from hf_multitask.evaluation.summary import results_table
-from hf_multitask.hub.card import build_card
+from hf_multitask.hub.card import RunFacts
+from hf_multitask.hub.checkpoints import fetch_checkpoint
 from hf_multitask.recipe import Recipe, RecipeParser, refusals, writable_folder
 
 DEFAULT_CONFIG = Path(__file__).parent / "quickstart.yaml"
-CARD_TEMPLATE = Path(__file__).parents[1] / "model_card.md"
-REPORTED_HYPERPARAMETERS = (
-    "learning_rate",
-    "head_learning_rate",
-    "weight_decay",
-    "head_weight_decay",
-    "optim",
-    "lr_scheduler_type",
-    "max_grad_norm",
-    "schedule",
-    "largest_task_epochs",
-    "sampling_alpha",
-    "mixing",
-    "phase_learning_rates",
-    "phase_restart",
-    "loss_weighting",
-    "surgery",
-    "smart",
-    "proximal",
-    "epoch_length",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "world_size",
-    "num_train_epochs",
-    "max_steps",
-    "bf16",
-    "fp16",
-    "seed",
-)
 
 
 def build_model(recipe: Recipe) -> MultiTaskBertModel:
@@ -69,6 +41,24 @@ def build_model(recipe: Recipe) -> MultiTaskBertModel:
     return model
 
 
+def run_facts(recipe: Recipe, data: PreparedData) -> RunFacts:
+    """What the model card says beyond what the trainer knows."""
+    backbone, train, validation = recipe.model.backbone, data.rows["train"], data.rows["validation"]
+    return RunFacts(
+        backbone=f"{Path(backbone).name if Path(backbone).is_dir() else backbone}"
+        f"{' (new weights)' if recipe.model.from_scratch else ''}",
+        base_model=None if Path(backbone).is_dir() or recipe.model.from_scratch else backbone,
+        datasets={name: str(source.path) for name, source in recipe.sources.items() if isinstance(source, HubSource)},
+        language=recipe.card.language,
+        license=recipe.card.license,
+        reports=data.reports,
+        trivial={
+            name: trivial_score(task, train[name]["label"], validation[name]["label"])
+            for name, task in recipe.tasks.items()
+        },
+    )
+
+
 def main() -> None:
     with refusals():
         recipe = RecipeParser(DEFAULT_CONFIG, description=__doc__).parse_recipe(sys.argv[1:])
@@ -78,44 +68,35 @@ def main() -> None:
         set_seed(args.seed)
         model = build_model(recipe)
         tokenizer = AutoTokenizer.from_pretrained(recipe.model.backbone)
-        longest = longest_input(tokenizer, model.config.encoder_config)
+        longest = model.config.longest_input(tokenizer)
+        max_length = min(recipe.data.max_length or longest, longest)
+        # Saved with the tokenizer, so that whoever loads the model cuts texts where the training did.
+        tokenizer.model_max_length = max_length
         with args.main_process_first(desc="preparing the data"):
-            max_length = min(recipe.data.max_length or longest, longest)
             splits = ["train", "validation"]
             data = prepare(recipe.tasks, recipe.sources, splits, tokenizer, max_length, recipe.data.on_bad_rows)
-        train, validation = data.rows["train"], data.rows["validation"]
-        trainer = MultiTaskTrainer(model, args, train, validation, processing_class=tokenizer)
-
-    resume = args.resume_from_checkpoint
-    result = trainer.train(resume_from_checkpoint=True if resume == "true" else resume)
-    trainer.save_metrics("train", result.metrics)
-
-    metrics = trainer.evaluate()
-    trivial = {
-        name: trivial_score(recipe.tasks[name], train[name]["label"], validation[name]["label"]) for name in train
-    }
-    trainer.save_metrics("eval", metrics)
-    trainer.save_state()
-    trainer.save_model()
+        trainer = MultiTaskTrainer(model, args, data.rows["train"], data.rows["validation"], processing_class=tokenizer)
+        resume = args.resume_from_checkpoint
+        if resume not in (None, "true") and not Path(resume).is_dir():
+            resume = fetch_checkpoint(resume, args.hub_token)
+    trainer.run_facts = run_facts(recipe, data)
     if trainer.is_world_process_zero():
         report = {
-            split: {name: asdict(entry) for name, entry in tasks.items()} for split, tasks in data.reports.items()
+            split: {name: asdict(entry) for name, entry in by_task.items()} for split, by_task in data.reports.items()
         }
         (output_dir / "data_report.json").write_text(json.dumps(report, indent=2))
-        table = results_table(recipe.tasks, metrics, trivial)
-        hyperparameters = {**args.to_dict(), "world_size": args.world_size}
-        card = build_card(
-            CARD_TEMPLATE,
-            name=output_dir.name,
-            backbone=f"{Path(recipe.model.backbone).name}{' (new weights)' if recipe.model.from_scratch else ''}",
-            config=model.config,
-            metrics=metrics,
-            table=table,
-            reports=data.reports,
-            hyperparameters={key: hyperparameters[key] for key in REPORTED_HYPERPARAMETERS},
-        )
-        card.save(output_dir / "README.md")
-        print(f"\n{table}\n\nSaved to {output_dir}.")
+
+    result = trainer.train(resume_from_checkpoint=True if resume == "true" else resume)
+    trainer.save_metrics("train", result.metrics)
+    metrics = trainer.evaluate()
+    trainer.save_metrics("eval", metrics)
+    trainer.save_state()
+    trainer.create_model_card()
+    with refusals():
+        # With push_to_hub, this pushes too.
+        trainer.save_model()
+    if trainer.is_world_process_zero():
+        print(f"\n{results_table(recipe.tasks, metrics, trainer.run_facts.trivial)}\n\nSaved to {output_dir}.")
     trainer.end()
 
 

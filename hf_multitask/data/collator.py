@@ -2,18 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import torch
-from transformers import DataCollatorWithPadding
+from transformers import PreTrainedTokenizerBase
 
 from hf_multitask.model.configuration_mtbert import TaskConfig
-from hf_multitask.model.packing import pack
+from hf_multitask.model.packing import lay_out
 
 
 @dataclass
-class MultiTaskCollator(DataCollatorWithPadding):
+class MultiTaskCollator:
     """Lays the rows of several tasks out as `MultiTaskBertModel.forward` reads them.
 
     Args:
@@ -28,6 +27,7 @@ class MultiTaskCollator(DataCollatorWithPadding):
     its first tensor (accelerate, the evaluation loop) then counts rows and not sequences.
     """
 
+    tokenizer: PreTrainedTokenizerBase
     task_configs: Mapping[str, TaskConfig] = field(default_factory=dict)
     packing: bool = False
 
@@ -40,11 +40,8 @@ class MultiTaskCollator(DataCollatorWithPadding):
         for rows in by_task.values():
             sequences += (_sequence(row, "input_ids", "token_type_ids") for row in rows)
             sequences += (_sequence(row, "input_ids_2") for row in rows if "input_ids_2" in row)
-        if any("token_type_ids" in sequence for sequence in sequences):
-            for sequence in sequences:
-                sequence.setdefault("token_type_ids", [0] * len(sequence["input_ids"]))
 
-        batch = self.lay_out(sequences)
+        batch = lay_out(sequences, self.tokenizer, self.packing)
         labels = {
             name: torch.tensor([row["label"] for row in rows], dtype=self._label_dtype(name))
             for name, rows in by_task.items()
@@ -52,20 +49,6 @@ class MultiTaskCollator(DataCollatorWithPadding):
         }
         tasks = {name: len(rows) for name, rows in by_task.items()}
         return {**({"labels": labels} if labels else {}), "tasks": tasks, **batch}
-
-    def lay_out(self, sequences: list[dict[str, Any]]) -> dict[str, Any]:
-        """The encoder's inputs for sequences with `input_ids` and, all or none, `token_type_ids`."""
-        if not self.packing:
-            return dict(super().__call__(sequences))
-        rows = {key: [sequence[key] for sequence in sequences] for key in sequences[0]}
-        packing = pack([len(ids) for ids in rows["input_ids"]])
-        length = packing["position_ids"].shape[1]
-        fill = {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": self.tokenizer.pad_token_type_id}
-        batch = {}
-        for key, values in rows.items():
-            flat = list(chain.from_iterable(values))
-            batch[key] = torch.tensor([flat + [fill[key]] * (length - len(flat))])
-        return {**batch, "packing": packing}
 
     def _label_dtype(self, name: str) -> torch.dtype:
         return torch.float32 if self.task_configs[name].is_regression else torch.int64

@@ -3,16 +3,10 @@
 from typing import Any
 
 from datasets import Dataset
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from hf_multitask.data.loading import text_columns
 from hf_multitask.model.configuration_mtbert import TaskConfig
-
-
-def longest_input(tokenizer: PreTrainedTokenizerBase, encoder_config: PretrainedConfig) -> int:
-    """The greatest number of tokens that both the tokenizer and the encoder's positions allow."""
-    positions = getattr(encoder_config, "max_position_embeddings", None) or tokenizer.model_max_length
-    return min(tokenizer.model_max_length, positions)
 
 
 def tokenize(rows: Dataset, task: TaskConfig, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:

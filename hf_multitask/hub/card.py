@@ -1,70 +1,204 @@
 """The model card, filled from what a run did and measured."""
 
-from collections.abc import Mapping
+import math
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import TrainingArguments
 
 from hf_multitask.data.loading import SplitReport
 from hf_multitask.evaluation.metrics import Metrics
+from hf_multitask.evaluation.summary import METRICS, results_table
 from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig
 
-_METRIC_NAMES = {"accuracy": "Accuracy", "pearson": "Pearson correlation"}
+TEMPLATE = Path(__file__).with_name("model_card.md")
+
+# Said of every run; the others are said where they are not what they are by default.
+_ALWAYS_REPORTED = (
+    "learning_rate",
+    "head_learning_rate",
+    "weight_decay",
+    "optim",
+    "lr_scheduler_type",
+    "max_grad_norm",
+    "schedule",
+    "epoch_length",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "bf16",
+    "fp16",
+    "seed",
+)
+# Of the machine and of the run's housekeeping; they do not change what is learnt.
+_NEVER_REPORTED: tuple[str, ...] = (
+    *("output_dir", "run_name", "logging", "log_", "hub_", "push_", "report_to", "project", "trackio"),
+    *("disable_tqdm", "resume_", "save_", "dataloader_", "local_rank", "ddp_", "do_", "accelerator_config"),
+    *("remove_unused_columns", "restore_callback"),
+)
+
+
+@dataclass
+class RunFacts:
+    """What the card says of a run beyond what its trainer knows.
+
+    Args:
+        backbone: What the encoder started from, in words.
+        base_model: Its id on the Hub, if it has one.
+        datasets: By task, the id of its dataset on the Hub, where it has one.
+        language: Codes of the texts' languages, such as `en`.
+        license: The identifier of the model's licence, such as `apache-2.0`.
+        reports: What became of each split's rows, by split and then by task.
+        trivial: By task, the metrics of a predictor that ignores the text.
+    """
+
+    backbone: str = ""
+    base_model: str | None = None
+    datasets: Mapping[str, str] = field(default_factory=dict)
+    language: Sequence[str] = ()
+    license: str | None = None
+    reports: Mapping[str, Mapping[str, SplitReport]] = field(default_factory=dict)
+    trivial: Mapping[str, Metrics] = field(default_factory=dict)
 
 
 def build_card(
-    template: Path,
+    facts: RunFacts,
     *,
     name: str,
-    backbone: str,
     config: MultiTaskBertConfig,
-    metrics: Metrics,
-    table: str,
-    reports: Mapping[str, Mapping[str, SplitReport]],
-    hyperparameters: Mapping[str, Any],
+    args: TrainingArguments,
+    history: Sequence[Mapping[str, Any]],
+    step: int,
+    sizes: Mapping[str, Mapping[str, int]],
+    parameters: int,
+    **metadata: Any,
 ) -> ModelCard:
-    """Fills the template; nothing is said that the run did not do or measure.
+    """Fills the template `model_card.md`; nothing is said that the run did not do or measure.
 
     Args:
-        template: The Jinja template, `model_card.md`.
-        name: Of the model.
-        backbone: What the encoder started from, in words or as a Hub id.
+        facts: What the trainer does not know.
+        name: The model's, as the card's code loads it.
         config: The model's.
-        metrics: What the evaluation gave, with the prefix `eval`.
-        table: The results as a Markdown table.
-        reports: What became of each split's rows, by split and then by task.
-        hyperparameters: Of the run, by name.
+        args: The run's arguments.
+        history: The run's logs: the last evaluation, and the training's time, are taken from there.
+        step: Updates so far.
+        sizes: Rows by split and task; used where there are no reports.
+        parameters: Of the model.
+        metadata: Further fields of `ModelCardData`, or other values for those that are filled here.
     """
-    sources = [report.source for by_task in reports.values() for report in by_task.values()]
+    metrics = _last(history, "eval_")
+    reports = facts.reports or {
+        split: {task: SplitReport("given in Python", rows) for task, rows in by_task.items()}
+        for split, by_task in sizes.items()
+    }
+    sources = {report.source for by_task in reports.values() for report in by_task.values()}
     # The folder that a local file lies in is nobody's business.
     places = {source: Path(source).name if Path(source).is_file() else source for source in sources}
-    results = [
-        EvalResult(
-            task_type="text-classification",
-            dataset_type=places[reports["validation"][task].source],
-            dataset_name=task,
-            dataset_split="validation",
-            metric_type=metric,
-            metric_name=label,
-            metric_value=metrics[f"eval_{task}_{metric}"],
-        )
-        for task in config.tasks
-        for metric, label in _METRIC_NAMES.items()
-        if f"eval_{task}_{metric}" in metrics
-    ]
-    data = ModelCardData(
-        model_name=name, library_name="transformers", tags=["hf-multitask", "multi-task"], eval_results=results
-    )
+    is_classifier = any(not task.is_regression for task in config.tasks.values())
+    values: dict[str, Any] = {
+        "model_name": name,
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification" if is_classifier else "sentence-similarity",
+        "tags": ["hf-multitask", "multi-task"],
+        "base_model": facts.base_model,
+        "datasets": sorted(set(facts.datasets.values())) or None,
+        "language": list(facts.language) or None,
+        "license": facts.license,
+        "eval_results": list(_results(facts, config, metrics, reports.get("validation", {}), places)) or None,
+    }
+    values |= {key: value for key, value in metadata.items() if value is not None}
+    values["tags"] = sorted({*_as_list(values["tags"]), "hf-multitask", "multi-task"})
     return ModelCard.from_template(
-        data,
-        template_path=str(template),
+        ModelCardData(**values),
+        template_path=str(TEMPLATE),
         name=name,
-        backbone=backbone,
-        pooling=config.pooling,
-        tasks=config.tasks,
+        facts=facts,
+        config=config,
+        parameters=parameters,
+        step=step,
+        table=results_table(config.tasks, metrics, facts.trivial) if metrics else None,
         reports=reports,
         places=places,
-        table=table,
-        hyperparameters=hyperparameters,
+        hyperparameters=_hyperparameters(args),
+        hardware=_hardware(args),
+        seconds=_last(history, "train_runtime").get("train_runtime"),
+        limits=list(_limits(facts, config, metrics)),
     )
+
+
+def _results(
+    facts: RunFacts,
+    config: MultiTaskBertConfig,
+    metrics: Metrics,
+    reports: Mapping[str, SplitReport],
+    places: Mapping[str, str],
+) -> Iterator[EvalResult]:
+    """The model index: each task's metrics on the validation split."""
+    for name, task in config.tasks.items():
+        for metric, label in METRICS[task.is_regression].items():
+            value = metrics.get(f"eval_{name}_{metric}", math.nan)
+            if math.isfinite(value):
+                yield EvalResult(
+                    task_type="sentence-similarity" if task.is_regression else "text-classification",
+                    task_name=f"{name} ({task.type})",
+                    dataset_type=facts.datasets.get(name) or (places[reports[name].source] if reports else name),
+                    dataset_name=name,
+                    dataset_split="validation",
+                    metric_type=metric,
+                    metric_name=label,
+                    metric_value=value,
+                )
+
+
+def _limits(facts: RunFacts, config: MultiTaskBertConfig, metrics: Metrics) -> Iterator[str]:
+    """What the run's own figures warn of."""
+    for name, task in config.tasks.items():
+        metric = "rmse" if task.is_regression else "accuracy"
+        value, trivial = metrics.get(f"eval_{name}_{metric}"), facts.trivial.get(name, {}).get(metric)
+        if value is not None and trivial is not None and (value >= trivial if task.is_regression else value <= trivial):
+            yield f"`{name}`: no better than a predictor that ignores the text ({metric} {value:.3f}, {trivial:.3f})."
+        if not task.is_regression and task.num_labels == 2:
+            yield f"`{name}`: errors of the two kinds were not weighed against each other; the threshold is 0.5."
+    for split, by_task in facts.reports.items():
+        for name, report in by_task.items():
+            if report.truncated:
+                yield f"`{name}`: {report.truncated} of {report.rows} {split} rows were cut to the longest input."
+            if report.also_in_train:
+                yield f"`{name}`: {report.also_in_train} of {report.rows} {split} rows stand in train too."
+            if report.dropped:
+                yield f"`{name}`: {len(report.dropped)} of {report.rows} {split} rows could not be used."
+
+
+def _hyperparameters(args: TrainingArguments) -> dict[str, Any]:
+    """What shaped the training: the usual arguments, and any other that is not what it is by default."""
+    values = args.to_dict()
+    reported = {name: values[name] for name in _ALWAYS_REPORTED}
+    reported["processes"] = args.world_size
+    for entry in fields(args):
+        default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
+        if entry.init and not entry.name.startswith(_NEVER_REPORTED) and getattr(args, entry.name) != default:
+            reported.setdefault(entry.name, values[entry.name])
+    return reported
+
+
+def _hardware(args: TrainingArguments) -> str:
+    if args.device.type == "cuda":
+        return f"{args.world_size} x {torch.cuda.get_device_name(args.device)}"
+    where = f"{os.cpu_count()} cores, {platform.machine()}" if args.device.type == "cpu" else args.device.type
+    return f"{args.world_size} process(es) on {args.device.type.upper()} ({where})"
+
+
+def _last(history: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, Any]:
+    """The last entry of the logs that has a key of this prefix."""
+    return next((dict(entry) for entry in reversed(history) if any(key.startswith(prefix) for key in entry)), {})
+
+
+def _as_list(value: str | Sequence[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)

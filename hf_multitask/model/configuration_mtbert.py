@@ -2,15 +2,17 @@
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedTokenizerBase
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 TaskType = Literal["single_label_classification", "pair_classification", "pair_regression"]
 Pooling = Literal["cls", "mean", "max"]
@@ -22,6 +24,11 @@ ScoreActivation = Literal["relu", "leaky_relu"]
 # A task's name becomes a module name, a metric's key and a file's name.
 _TASK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
+# Of what `config.json` holds; a checkpoint without one is of version 0, whose keys mean the same.
+CONFIG_VERSION = 1
+
+# The pipeline that travels with a checkpoint, as transformers looks it up there.
+_CUSTOM_PIPELINES = {"multi-task": {"impl": "pipeline_mtbert.MultiTaskPipeline", "pt": ["AutoModel"], "type": "text"}}
 
 # What of `from_pretrained` says where a checkpoint is, rather than how to load it.
 _HUB_KEYS = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download", "trust_remote_code")
@@ -138,6 +145,11 @@ class TaskConfig:
             return 1
         return self.num_labels
 
+    def shares_head_with(self, other: "TaskConfig") -> bool:
+        """Whether a head of the other task means the same here: the same inputs, outputs and labels."""
+        free = ("pooling", "dropout", "weight", "score_activation")
+        return replace(other, **{name: getattr(self, name) for name in free}) == self
+
     @classmethod
     def from_dict(cls, values: "TaskConfig | dict[str, Any]") -> "TaskConfig":
         """Reads a task's entry of the table; unknown keys are refused."""
@@ -177,6 +189,27 @@ def _entries(tasks: Any) -> Iterator[tuple[Any, Any]]:
         yield from (tasks or {}).items()
 
 
+def read_backbone_config(name_or_path: str, **kwargs: Any) -> PreTrainedConfig:
+    """The configuration of a model to start from.
+
+    Args:
+        name_or_path: A model id on the Hub, or a folder.
+        kwargs: Those that say where the model is are passed on: `revision`, `token`, `subfolder`, ...
+
+    Raises:
+        OSError: There is no such model.
+        ValueError: It has a configuration that cannot be read.
+    """
+    try:
+        return AutoConfig.from_pretrained(name_or_path, **{key: kwargs[key] for key in _HUB_KEYS if key in kwargs})
+    except OSError as error:
+        reason = " ".join(str(error).split(".")[0].split())
+        what = f"backbone {str(name_or_path)!r} is neither a folder with a model nor a model on the Hub"
+        raise OSError(f"{what}: {reason}.") from error
+    except ValueError as error:
+        raise ValueError(f"backbone {str(name_or_path)!r}: {error}") from error
+
+
 @strict
 class MultiTaskBertConfig(PreTrainedConfig):
     """Configuration of [`MultiTaskBertModel`].
@@ -187,9 +220,10 @@ class MultiTaskBertConfig(PreTrainedConfig):
             `cls` (the first token) or `max`.
         tasks: The ordered table of tasks, by name; each a [`TaskConfig`] or a mapping of its fields. `config.json`
             sorts its keys, so there the table is a list whose entries have a `name`; that form is read too.
+        config_version: Of the format of `config.json`; older ones are read, newer ones are refused.
 
     Raises:
-        ValueError: A task that is not valid, named in the message, or a pooling that is not known.
+        ValueError: A task that is not valid, named in the message, a pooling that is not known, or a newer version.
 
     Example:
         >>> config = MultiTaskBertConfig(
@@ -209,25 +243,23 @@ class MultiTaskBertConfig(PreTrainedConfig):
     encoder_config: Any = None
     pooling: str = "mean"
     tasks: Any = None
+    config_version: int = CONFIG_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if self.config_version > CONFIG_VERSION:
+            raise ValueError(
+                f"the model's config_version is {self.config_version}, and this hf_multitask reads versions up to "
+                f"{CONFIG_VERSION}: upgrade it, or load the model with its own code by trust_remote_code=True."
+            )
+        self.config_version = CONFIG_VERSION
+        if not type(self).__module__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):
+            # An installed package's pipeline is registered; transformers would ask to trust the checkpoint's copy.
+            kwargs.pop("custom_pipelines", None)
         if self.pooling not in _CHOICES["pooling"]:
             raise ValueError(f"pooling {self.pooling!r} is unknown; {nearest(self.pooling, list(_CHOICES['pooling']))}")
-        tasks: dict[str, TaskConfig] = {}
-        for name, task in _entries(self.tasks):
-            if not isinstance(name, str) or not _TASK_NAME.fullmatch(name):
-                raise ValueError(
-                    f"task name {name!r} must be a letter and then letters, digits, '_' or '-', 64 at most."
-                )
-            if hasattr(nn.ModuleDict, name):
-                raise ValueError(f"task name {name!r} is a word that torch needs for itself; choose another.")
-            if name in tasks:
-                raise ValueError(f"task {name!r} is there twice.")
-            try:
-                tasks[name] = TaskConfig.from_dict(task)
-            except ValueError as error:
-                raise ValueError(f"task {name!r}: {error}") from error
-        self.tasks = tasks
+        entries, self.tasks = _entries(self.tasks), {}
+        for name, task in entries:
+            self.add_task(name, task)
         super().__post_init__(**kwargs)
         if self.encoder_config.is_encoder_decoder:
             raise ValueError(
@@ -236,28 +268,65 @@ class MultiTaskBertConfig(PreTrainedConfig):
 
     @classmethod
     def from_backbone(
-        cls, name_or_path: str, *, tasks: Mapping[str, Any], pooling: str = "mean", **kwargs: Any
+        cls, name_or_path: str, *, tasks: Mapping[str, Any] | None = None, pooling: str | None = None, **kwargs: Any
     ) -> "MultiTaskBertConfig":
         """The configuration of a model on a pretrained encoder's configuration.
 
         Args:
-            name_or_path: A model id on the Hub, or a folder.
-            tasks: The table of tasks, by name.
-            pooling: `mean`, `cls` or `max`.
+            name_or_path: A model id on the Hub, or a folder, of an encoder or of a model of ours.
+            tasks: The table of tasks, by name; None: those of a model of ours.
+            pooling: `mean`, `cls` or `max`; None: that of a model of ours, or `mean`.
             kwargs: Those that say where the model is are passed on: `revision`, `token`, `subfolder`, ...
 
         Raises:
             OSError: There is no such model.
             ValueError: As for the class.
         """
+        return cls.on_backbone(read_backbone_config(name_or_path, **kwargs), tasks=tasks, pooling=pooling)
+
+    @classmethod
+    def on_backbone(
+        cls, start: PreTrainedConfig, *, tasks: Mapping[str, Any] | None = None, pooling: str | None = None
+    ) -> "MultiTaskBertConfig":
+        """As `from_backbone`, of a configuration that was read."""
+        if isinstance(start, cls):
+            tasks = start.tasks if tasks is None else tasks
+            return cls(encoder_config=start.encoder_config, tasks=dict(tasks), pooling=pooling or start.pooling)
+        if tasks is None:
+            raise ValueError(f"tasks is missing: {start.name_or_path or start.model_type} is an encoder without any.")
+        return cls(encoder_config=start, tasks=dict(tasks), pooling=pooling or "mean")
+
+    def add_task(self, name: str, task: TaskConfig | dict[str, Any]) -> None:
+        """Adds a task to the end of the table.
+
+        Raises:
+            ValueError: The name or the task is not valid, or the name is there already.
+        """
+        if not isinstance(name, str) or not _TASK_NAME.fullmatch(name):
+            raise ValueError(f"task name {name!r} must be a letter and then letters, digits, '_' or '-', 64 at most.")
+        if hasattr(nn.ModuleDict, name):
+            raise ValueError(f"task name {name!r} is a word that torch needs for itself; choose another.")
+        if name in self.tasks:
+            raise ValueError(f"task {name!r} is there twice.")
         try:
-            hub = {key: kwargs[key] for key in _HUB_KEYS if key in kwargs}
-            encoder_config = AutoConfig.from_pretrained(name_or_path, **hub)
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split(".")[0].split())
-            what = f"backbone {str(name_or_path)!r} is neither a folder with a model nor a model on the Hub"
-            raise OSError(f"{what}: {reason}.") from error
-        return cls(encoder_config=encoder_config, tasks=dict(tasks), pooling=pooling)
+            self.tasks[name] = TaskConfig.from_dict(task)
+        except ValueError as error:
+            raise ValueError(f"task {name!r}: {error}") from error
+
+    def task(self, name: str) -> TaskConfig:
+        """The task of a name.
+
+        Raises:
+            ValueError: There is none.
+        """
+        if name not in self.tasks:
+            raise ValueError(f"task {name!r} is unknown; {nearest(name, list(self.tasks))}")
+        return self.tasks[name]
+
+    def longest_input(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        """The greatest number of tokens that both the tokenizer and the encoder's positions allow."""
+        positions = getattr(self.encoder_config, "max_position_embeddings", None) or tokenizer.model_max_length
+        return min(tokenizer.model_max_length, positions)
 
     @property
     def hidden_size(self) -> int:
@@ -280,4 +349,12 @@ class MultiTaskBertConfig(PreTrainedConfig):
             {"name": name} | {key: value for key, value in asdict(task).items() if value not in (None, [])}
             for name, task in self.tasks.items()
         ]
+        encoder = output["encoder_config"]
+        # A Hub id tells what the model was made of; the folders of the machine that made it are nobody's business.
+        if isinstance(encoder, dict) and os.path.isdir(encoder.get("_name_or_path", "")):
+            encoder["_name_or_path"] = os.path.basename(os.path.normpath(encoder["_name_or_path"]))
+        output["custom_pipelines"] = _CUSTOM_PIPELINES
         return output
+
+
+MultiTaskBertConfig.register_for_auto_class()

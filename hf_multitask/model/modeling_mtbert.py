@@ -1,19 +1,25 @@
 """One shared encoder, one head per task (paper section 4, figure 1)."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
-from .configuration_mtbert import MultiTaskBertConfig, TaskConfig, nearest
+from .configuration_mtbert import MultiTaskBertConfig, TaskConfig, read_backbone_config
 from .heads import build_head, task_loss
 from .packing import can_pack, encode_packed, unpack
 from .pooling import pool
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -105,45 +111,105 @@ class MultiTaskBertModel(PreTrainedModel):
         cls,
         name_or_path: str,
         *,
-        tasks: Mapping[str, TaskConfig | dict[str, Any]],
-        pooling: str = "mean",
+        tasks: Mapping[str, TaskConfig | dict[str, Any]] | None = None,
+        pooling: str | None = None,
         dtype: torch.dtype | str = torch.float32,
         **kwargs: Any,
     ) -> "MultiTaskBertModel":
-        """Starts from a pretrained encoder, with new heads.
+        """Starts from a pretrained encoder with new heads, or goes on from a model of ours with those that it has.
 
         Args:
-            name_or_path: A model id on the Hub or a folder, of any type that `AutoModel` builds an encoder of.
-            tasks: The table of tasks, by name.
-            pooling: `mean`, `cls` or `max`.
+            name_or_path: A model id on the Hub or a folder: any type that `AutoModel` builds an encoder of, or ours.
+            tasks: The table of tasks, by name. A model of ours keeps the heads of tasks that read and say the same
+                as before; others are new, and heads that are not in the table are left out; both are logged. None:
+                its own table.
+            pooling: `mean`, `cls` or `max`; None: as the model of ours has it, or `mean`.
             dtype: Of the weights; fp32 whatever the checkpoint has, since mixed precision wants fp32 weights.
-            kwargs: For `AutoModel.from_pretrained`: `revision`, `token`, `attn_implementation`, ...
+            kwargs: For `from_pretrained`: `revision`, `token`, `attn_implementation`, ...
 
         Raises:
             ValueError: A task or pooling that is not valid, or a model that is not an encoder.
-            OSError: There is no such model.
+            OSError: There is no such model, or its weights are not safetensors, or damaged.
         """
         # Built first: a mistake in the tasks is reported before weights are fetched.
-        config = MultiTaskBertConfig.from_backbone(name_or_path, tasks=tasks, pooling=pooling, **kwargs)
+        start = read_backbone_config(name_or_path, **kwargs)
+        config = MultiTaskBertConfig.on_backbone(start, tasks=tasks, pooling=pooling)
+        if isinstance(start, MultiTaskBertConfig):
+            return cls._going_on(config, cls.from_pretrained(name_or_path, dtype=dtype, **kwargs))
         without_pooler = _without_pooler(config.encoder_config)
-        backbone = AutoModel.from_pretrained(name_or_path, dtype=dtype, **without_pooler, **kwargs)
+        with _refused_weights(name_or_path):
+            backbone = AutoModel.from_pretrained(
+                name_or_path, dtype=dtype, use_safetensors=True, **without_pooler, **kwargs
+            )
         config.encoder_config = backbone.config
         return cls(config, backbone=backbone).to(backbone.dtype)
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> "MultiTaskBertModel":
-        """As in transformers; what is loaded computes to the last bit what was saved.
+    def _going_on(cls, config: MultiTaskBertConfig, old: "MultiTaskBertModel") -> "MultiTaskBertModel":
+        """A model with the tasks of a config, and of another model the backbone and the heads that fit."""
+        config.encoder_config = old.backbone.config
+        model: Any = cls(config, backbone=old.backbone)
+        model.to(old.dtype)
+        for name, task in config.tasks.items():
+            if name in old.config.tasks and task.shares_head_with(old.config.tasks[name]):
+                model.heads[name] = old.heads[name]
+            else:
+                logger.warning("task %r: the head is new.", name)
+        for name in old.config.tasks:
+            if name not in config.tasks:
+                logger.warning("task %r: the head is left out.", name)
+        return model
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, but safetensors only; what is loaded computes to the last bit what was saved.
 
         Loaded weights lie in the file's memory map, wherever the file has them. The matrix-vector kernels that a
         head uses for a single row sum in another order when their operand is not aligned as torch's own
         allocations are, so the heads' weights, which are small, are moved to memory of their own.
+
+        Raises:
+            OSError: The weights are pickled, damaged, of other shapes than the config says, or not all there. Heads
+                may be absent where the config is not the model's own: then they are new.
         """
-        loaded: Any = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if kwargs.get("output_loading_info") else loaded
+        name, wants_info = str(pretrained_model_name_or_path), kwargs.pop("output_loading_info", False)
+        kwargs |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
+        with _refused_weights(name):
+            loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model, info = loaded
+        own = getattr(kwargs.get("config"), "_name_or_path", name) == name
+        _check_loaded(name, info, may_lack=() if own else ("heads.",))
         for parameter in model.heads.parameters():
             if parameter.device.type == "cpu" and parameter.data_ptr() % _ALIGNMENT:
                 parameter.data = parameter.data.clone()
-        return loaded
+        return (model, info) if wants_info else model
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As in transformers; the code goes with the weights, the pipeline's too, for `trust_remote_code=True`."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            from .pipeline_mtbert import MultiTaskPipeline
+
+            custom_object_save(MultiTaskPipeline, save_directory)
+
+    def add_task(self, name: str, task: TaskConfig | dict[str, Any]) -> None:
+        """Adds a task with a new head; everything else stays as it is.
+
+        Raises:
+            ValueError: The name or the task is not valid, or the name is there already.
+        """
+        self.config.add_task(name, task)
+        head = build_head(self.config.hidden_size, self.config.tasks[name])
+        self.heads[name] = head.to(self.device, self.dtype).train(self.training)
+
+    def drop_task(self, name: str) -> None:
+        """Removes a task and its head; everything else stays as it is.
+
+        Raises:
+            ValueError: There is no such task.
+        """
+        self.config.task(name)
+        del self.config.tasks[name], self.heads[name]
 
     @property
     def can_pack(self) -> bool:
@@ -211,7 +277,7 @@ class MultiTaskBertModel(PreTrainedModel):
         if tasks is not None:
             return MultiTaskOutput(**self._apply_heads(hidden, attention_mask, tasks, labels), **extra)
         if task is not None:
-            rows = {task: hidden.shape[0] // self._task(task).sequences_per_row}
+            rows = {task: hidden.shape[0] // self.config.task(task).sequences_per_row}
             output = self._apply_heads(hidden, attention_mask, rows, None if labels is None else {task: labels})
             return TaskOutput(output["loss"], output["logits"][task], output["embeddings"], **extra)
         pooled = pool(hidden, attention_mask, self.config.pooling)
@@ -234,19 +300,38 @@ class MultiTaskBertModel(PreTrainedModel):
 
     def _sequences(self, tasks: Mapping[str, int], total: int) -> list[int]:
         """How many of the sequences belong to each task."""
-        counts = {name: rows * self._task(name).sequences_per_row for name, rows in tasks.items()}
+        counts = {name: rows * self.config.task(name).sequences_per_row for name, rows in tasks.items()}
         if sum(counts.values()) != total or not all(counts.values()):
             raise ValueError(f"{total} sequences do not fit the tasks' rows {dict(tasks)}, which read {counts}.")
         return list(counts.values())
 
-    def _task(self, name: str) -> TaskConfig:
-        if name not in self.config.tasks:
-            raise ValueError(f"task {name!r} is unknown; {nearest(name, list(self.config.tasks))}")
-        return self.config.tasks[name]
-
 
 # Of torch's allocations on a CPU, in bytes.
 _ALIGNMENT = 64
+
+
+@contextmanager
+def _refused_weights(name: str) -> Iterator[None]:
+    """Says in a sentence why weights cannot be loaded."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"{name}: its safetensors file is damaged or not whole: {error}.") from error
+    except OSError as error:
+        if SAFE_WEIGHTS_NAME not in str(error):
+            raise
+        raise OSError(
+            f"{name} has no {SAFE_WEIGHTS_NAME}; weights in any other format are not read, since a pickle can run code."
+        ) from error
+
+
+def _check_loaded(name: str, info: Mapping[str, Any], may_lack: tuple[str, ...]) -> None:
+    """Raises an `OSError` if weights are absent or have a wrong shape."""
+    if mismatched := sorted(info["mismatched_keys"]):
+        key, there, wanted = mismatched[0]
+        raise OSError(f"{name}: {key} has the shape {list(there)}, and the config asks for {list(wanted)}.")
+    if missing := sorted(key for key in info["missing_keys"] if not key.startswith(may_lack)):
+        raise OSError(f"{name}: the weights lack {len(missing)} that the config asks for, the first {missing[0]}.")
 
 
 def _without_pooler(encoder_config: PreTrainedConfig) -> dict[str, bool]:
@@ -255,5 +340,7 @@ def _without_pooler(encoder_config: PreTrainedConfig) -> dict[str, bool]:
     takes_it = model_class is not None and "add_pooling_layer" in inspect.signature(model_class).parameters
     return {"add_pooling_layer": False} if takes_it else {}
 
+
+MultiTaskBertModel.register_for_auto_class("AutoModel")
 
 __all__ = ["MultiTaskBertModel", "MultiTaskOutput", "TaskOutput"]

@@ -16,12 +16,19 @@ Shape legend:
 import inspect
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
@@ -87,6 +94,29 @@ def _places(starts: Tensor, sizes: Tensor, multiple: int = 1) -> tuple[Tensor, T
     steps = torch.arange(math.ceil(int(sizes.max()) / multiple) * multiple)
     real = steps < sizes.unsqueeze(1)
     return torch.where(real, starts.unsqueeze(1) + steps, starts.unsqueeze(1)), real
+
+
+def lay_out(sequences: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, packed: bool) -> dict[str, Any]:
+    """The encoder's inputs for sequences.
+
+    Args:
+        sequences: With `input_ids` and, where an input has two segments, `token_type_ids`; others then get zeros.
+        tokenizer: Says what fills rows up.
+        packed: Whether they stand in one row, [1, T], with `packing` from [`pack`], or padded to the longest, [S, L],
+            with an `attention_mask`.
+    """
+    if any("token_type_ids" in sequence for sequence in sequences):
+        sequences = [{"token_type_ids": [0] * len(sequence["input_ids"]), **sequence} for sequence in sequences]
+    if not packed:
+        return dict(DataCollatorWithPadding(tokenizer)(sequences))
+    packing = pack([len(sequence["input_ids"]) for sequence in sequences])
+    length = packing["position_ids"].shape[1]
+    fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+    batch: dict[str, Any] = {}
+    for key in sequences[0]:
+        flat = list(chain.from_iterable(sequence[key] for sequence in sequences))
+        batch[key] = torch.tensor([flat + [fill[key]] * (length - len(flat))])
+    return {**batch, "packing": packing}
 
 
 def packed_attention(

@@ -17,7 +17,7 @@ from transformers.trainer_utils import TrainOutput, seed_worker
 from hf_multitask.data.batch import select_rows
 from hf_multitask.data.collator import MultiTaskCollator
 from hf_multitask.data.schedule import Phases, Schedule, StepBatchSampler
-from hf_multitask.data.tokenization import longest_input
+from hf_multitask.hub.publisher import ModelPublisher
 from hf_multitask.model.dropout import use_bit_dropout
 from hf_multitask.model.modeling_mtbert import MultiTaskBertModel
 from hf_multitask.model.packing import use_packing
@@ -43,7 +43,7 @@ from hf_multitask.training.weighting import LossWeighting, build_scalarizer
 logger = logging.getLogger(__name__)
 
 
-class MultiTaskTrainer(MultiTaskEvaluator):
+class MultiTaskTrainer(MultiTaskEvaluator, ModelPublisher):
     """Trains and evaluates a [`MultiTaskBertModel`] on all its tasks.
 
     Args:
@@ -60,7 +60,7 @@ class MultiTaskTrainer(MultiTaskEvaluator):
         ValueError: A dataset for a task that the model does not have, a missing column, or a row that cannot be
             used; all before training begins.
 
-    What an evaluation gives is said in [`MultiTaskEvaluator`].
+    What an evaluation gives is said in [`MultiTaskEvaluator`], what is saved and pushed in [`ModelPublisher`].
     """
 
     # The loss is a mean over each batch. Left to guess, Trainer would take the model's **kwargs for a sign that it
@@ -87,7 +87,7 @@ class MultiTaskTrainer(MultiTaskEvaluator):
             # Not every backward reaches every head; Trainer would look for them only without activation checkpointing.
             args.ddp_find_unused_parameters = True
         self._tasks = model.config.tasks
-        self._longest = longest_input(processing_class, model.config.encoder_config) if processing_class else 0
+        self._longest = model.config.longest_input(processing_class) if processing_class else 0
         self.processing_class = processing_class
         self._epoch_setter = EpochSetter()
         packing = use_packing(model, args.packing)
@@ -220,7 +220,7 @@ class MultiTaskTrainer(MultiTaskEvaluator):
     # ---- Training ----
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As the parent; a training that breaks off leaves the model as it would at its end."""
+        """As the parents; a training that breaks off leaves the model as it would at its end."""
         try:
             return super().train(*args, **kwargs)
         finally:

@@ -6,8 +6,8 @@ import pytest
 from hf_multitask import TaskConfig
 from hf_multitask.data.preparation import prepare
 from hf_multitask.data.sources import FileSource
-from hf_multitask.data.tokenization import longest_input, tokenize
-from tests.conftest import encoder_config, task_rows
+from hf_multitask.data.tokenization import tokenize
+from tests.conftest import task_rows
 
 MOOD = TaskConfig("single_label_classification", labels=["bad", "good"])
 
@@ -42,8 +42,3 @@ def test_tokens_are_the_tokenizers(tokenizer: Any, pair_encoding: str) -> None:
             assert "token_type_ids" not in row
         assert row["label"] == texts["label"]
         assert not row["truncated"]
-
-
-def test_the_longest_input_is_what_tokenizer_and_encoder_both_allow(tokenizer: Any) -> None:
-    assert longest_input(tokenizer, encoder_config(max_position_embeddings=70)) == 64
-    assert longest_input(tokenizer, encoder_config(max_position_embeddings=50)) == 50

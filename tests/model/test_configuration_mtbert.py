@@ -100,3 +100,11 @@ def test_a_misspelt_pooling_is_refused() -> None:
 def test_an_encoder_decoder_is_refused() -> None:
     with pytest.raises(ValueError, match="'t5' is an encoder-decoder"):
         MultiTaskBertConfig(encoder_config={"model_type": "t5"})
+
+
+@pytest.mark.parametrize(("positions", "longest"), [(70, 64), (50, 50)])
+def test_the_longest_input_is_what_tokenizer_and_encoder_both_allow(
+    positions: int, longest: int, tokenizer: Any
+) -> None:
+    config = MultiTaskBertConfig(encoder_config=encoder_config(max_position_embeddings=positions))
+    assert config.longest_input(tokenizer) == longest  # the tokenizer's is 64

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, pipeline
 
-from hf_multitask import MultiTaskBertModel
+from hf_multitask import MultiTaskBertModel, MultiTaskPipeline
 from hf_multitask.evaluation.metrics import score
-from hf_multitask.inference import predict
 from tests.recipes.conftest import ROOT
 
 TASKS = {"sentiment": "accuracy", "paraphrase": "accuracy", "similarity": "pearson"}
@@ -61,26 +60,24 @@ def test_trainer_evaluate_script_and_a_loop_over_predict_agree(trained: tuple[Pa
     in_training = json.loads((folder / "all_results.json").read_text())
     script = run_script("evaluate.py", "--output_dir", folder)
     assert script.returncode == 0, script.stderr[-2000:]
-    model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    pipe = pipeline("multi-task", model=str(folder))
     for task, metric in TASKS.items():
         file = ROOT / "recipes" / "quickstart" / f"{task}-validation.csv"
         lines = [line.rsplit(",", 1) for line in file.read_text().splitlines()[1:]]
         assert f"| {task} | {metric} | {in_training[f'eval_{task}_{metric}']:.3f} |" in script.stdout, lines[0]
-        assert by_hand(model, tokenizer, task, file)[metric] == pytest.approx(
-            in_training[f"eval_{task}_{metric}"], abs=1e-6
-        )
+        assert by_hand(pipe, task, file)[metric] == pytest.approx(in_training[f"eval_{task}_{metric}"], abs=1e-6)
 
 
-def by_hand(model: MultiTaskBertModel, tokenizer: Any, task: str, file: Path) -> dict[str, float]:
+def by_hand(pipe: MultiTaskPipeline, task: str, file: Path) -> dict[str, float]:
     """Predicts every row alone and scores the predictions."""
     import csv
 
-    config = model.config.tasks[task]
+    config = pipe.model.config.tasks[task]
     with open(file, newline="") as handle:
         rows = [list(row.values()) for row in csv.DictReader(handle)]
     values, labels = [], []
     for *texts, label in rows:
-        (prediction,) = predict(model, tokenizer, task, [tuple(texts) if config.is_pair else texts[0]])
+        prediction = pipe(tuple(texts) if config.is_pair else texts[0], task=task)
         values.append(prediction["score" if config.is_regression else "label_id"])
         labels.append(
             float(label) if config.is_regression else config.labels.index(label) if task == "sentiment" else int(label)

@@ -1,0 +1,226 @@
+"""The half of the trainer that saves and pushes: everything a model needs, every time, and nothing lost."""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from transformers import Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput
+from transformers.utils.hub import PushInProgress
+
+from hf_multitask.hub.card import RunFacts, build_card
+from hf_multitask.hub.checkpoints import LAST_CHECKPOINT, fetch_checkpoint
+from hf_multitask.hub.upload import HUB_ERRORS, may_pass, refused_by_hub, upload_folder
+
+logger = logging.getLogger(__name__)
+
+# What a checkpoint has for resuming, beside the model.
+_RESUMING = [
+    "optimizer*",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state*",
+    "*.pt",
+    "average.safetensors",
+    "epoch_losses.json",
+]
+# What a run says of itself, beside its checkpoints.
+_REPORTS = ("data_report.json", "train_results.json", "eval_results.json", "all_results.json", "report")
+_PUSH_PREFIX = "_push-"
+
+
+class ModelPublisher(Trainer):
+    """Saves and pushes a model with its code, tokenizer and card.
+
+    No pickle is among what makes a model: the arguments are saved as `training_args.json`. Pushes during training are
+    of copies of the checkpoints, so that neither the next checkpoint nor the removal of an old one gets in the way. A
+    push that fails for the Hub's or the network's sake is tried again; one that fails for good during training is
+    logged, and the training goes on.
+    """
+
+    model: Any
+    args: Any
+    push_in_progress: Any
+    # What the card says beyond what the trainer knows; a recipe or a user sets it.
+    run_facts: RunFacts | None = None
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+        """As the parent.
+
+        Args:
+            resume_from_checkpoint: A folder, True for the newest in the output folder, or a repository on the Hub; see
+                [`fetch_checkpoint`].
+            kwargs: For the parent.
+        """
+        if isinstance(resume_from_checkpoint, str) and not Path(resume_from_checkpoint).is_dir():
+            resume_from_checkpoint = fetch_checkpoint(resume_from_checkpoint, self.args.hub_token)
+        return super().train(resume_from_checkpoint, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            arguments = json.dumps(self.args.to_dict(), indent=2, default=str)
+            (folder / TRAINING_ARGS_NAME).with_suffix(".json").write_text(arguments, encoding="utf-8")
+
+    # ---- The card ----
+
+    def create_model_card(
+        self, model_name: str | None = None, output_dir: str | Path | None = None, **kwargs: Any
+    ) -> None:
+        """Writes the card of the run as it stands, `README.md`.
+
+        Args:
+            model_name: The model's id or name; by default the repository's, or the output folder's.
+            output_dir: Where to; by default the run's.
+            kwargs: Fields of `huggingface_hub.ModelCardData`: `language`, `license`, `tags`, ...
+        """
+        if not self.is_world_process_zero():
+            return
+        name = getattr(self, "hub_model_id", None) or self.args.hub_model_id or model_name
+        sizes = {
+            split: dataset.sizes
+            for split, dataset in (("train", self.train_dataset), ("validation", self.eval_dataset))
+            if dataset is not None
+        }
+        card = build_card(
+            self.run_facts or RunFacts(),
+            name=name or Path(self.args.output_dir).absolute().name,
+            config=self.model.config,
+            args=self.args,
+            history=self.state.log_history,
+            step=self.state.global_step,
+            sizes=sizes,
+            parameters=self.model.num_parameters(),
+            **kwargs,
+        )
+        card.save(Path(output_dir or self.args.output_dir) / "README.md")
+
+    # ---- Pushing ----
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As the parent; a refusal is a sentence, before training."""
+        with refused_by_hub(self.args.hub_model_id or Path(self.args.output_dir).absolute().name):
+            super().init_hf_repo(token=token, private=private)
+        # Of a run that was killed while it pushed.
+        for copy in Path(self.args.output_dir).glob(f"{_PUSH_PREFIX}*") if self.is_world_process_zero() else ():
+            shutil.rmtree(copy)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As the parent; a failure that may pass is tried again.
+
+        Raises:
+            OSError: The push failed for good; the message names the folder that holds the model, whole.
+        """
+        try:
+            return super().push_to_hub(commit_message, blocking, token, revision, private, **kwargs)
+        except HUB_ERRORS as error:
+            if self.hub_model_id is None or not self.is_world_process_zero():
+                raise
+            failure = error
+        folder = self.args.output_dir
+        try:
+            with refused_by_hub(self.hub_model_id):
+                if not may_pass(failure):
+                    raise failure
+            return upload_folder(
+                self.hub_model_id,
+                folder,
+                token=self.args.hub_token if token is None else token,
+                revision=self.args.hub_revision if revision is None else revision,
+                ignore_patterns=["_*", f"{PREFIX_CHECKPOINT_DIR}-*"],
+                commit_message=commit_message,
+            )
+        except OSError as error:
+            raise OSError(
+                f"the push failed: {error} The model is whole in {folder}; push it by: "
+                f"hf upload {self.hub_model_id} {folder} . --exclude '{PREFIX_CHECKPOINT_DIR}-*'"
+            ) from failure
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Pushes a checkpoint's model, with its card and what the run has reported, and, if so told, the checkpoint."""
+        strategy = self.args.hub_strategy
+        busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if not self.is_world_process_zero() or strategy == HubStrategy.END or (busy and not self.args.hub_always_push):
+            return
+        self._report_failed_pushes()
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        folder = self._copy_to_push(checkpoint_folder)
+        self.create_model_card(output_dir=folder)
+        places = {HubStrategy.CHECKPOINT: LAST_CHECKPOINT, HubStrategy.ALL_CHECKPOINTS: Path(checkpoint_folder).name}
+        future = HfApi().run_as_future(
+            self._push_copy, folder, places.get(strategy), f"Training in progress, step {self.state.global_step}"
+        )
+        if busy:
+            self.push_in_progress.jobs.append(future)
+        else:
+            self.push_in_progress = PushInProgress([future])
+
+    def _copy_to_push(self, checkpoint_folder: str) -> str:
+        """A copy of a checkpoint that nothing changes, of links where the disk has them."""
+        folder = tempfile.mkdtemp(prefix=_PUSH_PREFIX, dir=self.args.output_dir)
+        shutil.copytree(checkpoint_folder, folder, copy_function=_link, dirs_exist_ok=True)
+        return folder
+
+    def _push_copy(self, folder: str, checkpoint_place: str | None, message: str) -> None:
+        """Pushes a copy from `_copy_to_push` and removes it."""
+        options: dict[str, Any] = {
+            "repo_id": self.hub_model_id,
+            "folder": folder,
+            "token": self.args.hub_token,
+            "revision": self.args.hub_revision,
+        }
+        try:
+            if checkpoint_place is not None:
+                upload_folder(
+                    **options,
+                    path_in_repo=checkpoint_place,
+                    delete_patterns="*",
+                    ignore_patterns=["README.md"],
+                    commit_message=f"{message}, checkpoint",
+                )
+            for name in _REPORTS:
+                if (report := Path(self.args.output_dir) / name).exists():
+                    copy = shutil.copytree if report.is_dir() else shutil.copy2
+                    copy(report, Path(folder) / name)
+            upload_folder(**options, ignore_patterns=_RESUMING, commit_message=message)
+        finally:
+            shutil.rmtree(folder)
+
+    def _finish_current_push(self) -> None:
+        super()._finish_current_push()
+        self._report_failed_pushes()
+
+    def _report_failed_pushes(self) -> None:
+        """Logs why pushes in the background failed, once."""
+        progress = getattr(self, "push_in_progress", None)
+        for job in progress.jobs if progress is not None else []:
+            if job.done() and (error := job.exception()) is not None:
+                logger.warning(
+                    "A push during training failed: %s The checkpoints are whole in %s.", error, self.args.output_dir
+                )
+        if progress is not None:
+            progress.jobs = [job for job in progress.jobs if not job.done()]
+
+
+def _link(source: str, target: str) -> None:
+    """A hard link, or a copy where there can be none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,235 @@
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+from transformers import AutoModel, pipeline
+
+from hf_multitask import MultiTaskPipeline
+from hf_multitask.evaluation.metrics import Accuracy
+from tests.conftest import TASKS, encoder_config, sentences, tiny_model
+
+PAIRS = list(zip(sentences(11, 1), sentences(11, 2), strict=True))
+ALL_TASKS = {
+    **TASKS,
+    "nli": {"type": "pair_classification", "num_labels": 3, "pair_encoding": "cross", "pooling": "cls"},
+    "close": {"type": "pair_regression", "pair_encoding": "cross", "pooling": "max"},
+}
+
+
+@pytest.fixture
+def pipe(tokenizer: Any) -> MultiTaskPipeline:
+    return pipeline("multi-task", model=tiny_model(ALL_TASKS), tokenizer=tokenizer)
+
+
+def logits_alone(pipe: MultiTaskPipeline, task: str, *texts: str) -> torch.Tensor:
+    """The logits of one row, by the tokenizer and the model alone."""
+    cross = len(texts) == 2 and pipe.model.config.tasks[task].pair_encoding == "cross"
+    inputs = pipe.tokenizer(*texts, return_tensors="pt") if cross else None
+    inputs = inputs or pipe.tokenizer(list(texts), padding=True, return_tensors="pt")
+    return pipe.model(**inputs, task=task).logits[0].detach()
+
+
+def test_a_class_comes_with_its_name_and_probability(tokenizer: Any) -> None:
+    model = tiny_model({"mood": {"type": "single_label_classification", "labels": ["bad", "so-so", "good"]}})
+    pipe = MultiTaskPipeline(model, tokenizer)
+    prediction = pipe("a lovely film", task="mood")
+    chances = logits_alone(pipe, "mood", "a lovely film").softmax(0)
+    assert prediction["label_id"] == int(chances.argmax())
+    assert prediction["label"] == ["bad", "so-so", "good"][prediction["label_id"]]
+    assert prediction["score"] == pytest.approx(chances.max().item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("task", ["quora", "nli"])
+def test_top_k_gives_the_likeliest_classes_whose_probabilities_sum_to_1(pipe: MultiTaskPipeline, task: str) -> None:
+    (ranked,) = pipe([PAIRS[0]], task=task, top_k=None)
+    assert len(ranked) == pipe.model.config.tasks[task].num_labels
+    scores = [entry["score"] for entry in ranked]
+    assert sum(scores) == pytest.approx(1)
+    assert scores == sorted(scores, reverse=True)
+    assert pipe(PAIRS[0], task=task) == ranked[0]
+    assert pipe(PAIRS[0], task=task, top_k=2) == ranked[:2]
+    logits = logits_alone(pipe, task, *PAIRS[0])
+    positive = torch.sigmoid(logits) if task == "quora" else logits.softmax(0)[1]
+    assert next(entry["score"] for entry in ranked if entry["label_id"] == 1) == pytest.approx(positive.item(), 1e-5)
+
+
+@pytest.mark.parametrize("task", ["sts", "close"])
+def test_a_score_is_the_models_output(pipe: MultiTaskPipeline, task: str) -> None:
+    for pair, prediction in zip(PAIRS, pipe(PAIRS, task=task), strict=True):
+        assert prediction == {"score": pytest.approx(logits_alone(pipe, task, *pair).item(), abs=1e-4)}
+        assert 0 <= prediction["score"] <= 5
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+def test_predictions_are_those_of_each_row_alone_whatever_the_batch(kind: str, tokenizer: Any) -> None:
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    pipe = MultiTaskPipeline(tiny_model(kind=kind), tokenizer)
+    alone = [pipe(pair, task="quora") for pair in PAIRS]
+    for batch_size in (1, 4, 64):
+        together = pipe(PAIRS, task="quora", batch_size=batch_size)
+        assert [row["label_id"] for row in together] == [row["label_id"] for row in alone]
+        assert [row["score"] for row in together] == pytest.approx([row["score"] for row in alone], abs=1e-5)
+
+
+def test_all_tasks_at_once_are_each_task_alone_in_the_tables_order(pipe: MultiTaskPipeline) -> None:
+    everything = pipe(PAIRS)
+    for task in ("quora", "sts", "nli", "close"):
+        alone = pipe(PAIRS, task=task)
+        for row, prediction in zip(everything, alone, strict=True):
+            assert row[task]["score"] == pytest.approx(prediction["score"], abs=1e-4)
+    assert list(everything[0]) == list(ALL_TASKS)
+    assert pipe("a film") == {"sst": pipe("a film", task="sst")}
+    for row, pair in zip(everything, PAIRS, strict=True):
+        alone = [pipe(text, task="sst") for text in pair]
+        assert [entry["label"] for entry in row["sst"]] == [entry["label"] for entry in alone]
+    assert list(pipe(PAIRS[0], task=["sts", "quora"])) == ["quora", "sts"]
+
+
+def test_a_text_goes_through_the_encoder_once_however_many_tasks_and_rows_read_it(pipe: MultiTaskPipeline) -> None:
+    seen = []
+    pipe.model.backbone.register_forward_hook(lambda *call: seen.append(call))
+    packs = []
+    forward = pipe.model.forward
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        packs.append(kwargs["packing"]["mask"].shape[0])
+        return forward(*args, **kwargs)
+
+    pipe.model.forward = counting
+    pipe([("a cat", "a dog"), ("a dog", "a film"), ("a cat", "a film")])
+    # Three texts, and three pairs that the two cross-encoded tasks share.
+    assert packs == [6]
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("form", [("a cat", "a dog"), ["a cat", "a dog"], {"text": "a cat", "text_pair": "a dog"}])
+def test_a_pair_has_several_forms(pipe: MultiTaskPipeline, form: Any) -> None:
+    assert pipe([form], task="sts") == pipe([("a cat", "a dog")], task="sts")
+
+
+def test_a_list_is_many_inputs_and_a_tuple_is_a_pair(pipe: MultiTaskPipeline) -> None:
+    assert pipe(("a cat", "a dog"), task="sts") == pipe({"text": "a cat", "text_pair": "a dog"}, task="sts")
+    assert len(pipe(["a cat", "a dog"], task="sst")) == 2
+    assert pipe([], task="sst") == []
+    assert pipe({"text": "a cat"}, task="sst") == pipe("a cat", task="sst")
+
+
+def test_generators_and_datasets_are_read_as_they_go(pipe: MultiTaskPipeline) -> None:
+    texts, taken = sentences(300), []
+
+    class Texts(Dataset):
+        def __len__(self) -> int:
+            return len(texts)
+
+        def __getitem__(self, index: int) -> str:
+            if index >= len(texts):
+                raise IndexError
+            return texts[index]
+
+    def generate() -> Iterator[str]:
+        for text in texts:
+            taken.append(text)
+            yield text
+
+    expected = [row["label"] for row in pipe(texts, task="sst", batch_size=2)]
+    results = pipe(generate(), task="sst", batch_size=2)
+    first = next(results)
+    assert len(taken) < len(texts)
+    assert [row["label"] for row in (first, *results)] == expected
+    assert [row["label"] for row in pipe(Texts(), task="sst", batch_size=2)] == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "inputs", "message"),
+    [
+        ("stss", "a", "task 'stss' is unknown; did you mean 'sts'"),
+        ("sst", ["a cat", " "], "input 2: a text is blank"),
+        ("quora", [("a", "b"), ("a", None)], "input 2: give a text, a pair"),
+        ("quora", ["a"], "input 1: task 'quora' reads a pair of texts"),
+        ("sst", [("a", "b")], "input 1: task 'sst' reads one text, not a pair"),
+        ("sst", [3], "input 1: give a text"),
+        (["sst", "quora"], "a", "task 'quora' reads a pair"),
+        ("sst", {"text": "a", "label": 1}, "mapping with text and text_pair"),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused(pipe: MultiTaskPipeline, task: Any, inputs: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pipe(inputs, task=task)
+
+
+def test_the_number_of_a_bad_input_counts_from_the_start_of_a_stream(pipe: MultiTaskPipeline) -> None:
+    with pytest.raises(ValueError, match="input 71: a text is blank"):
+        list(pipe((text for text in ["a cat"] * 70 + [""]), task="sst", batch_size=2))
+
+
+def test_a_model_of_pairs_only_says_so_of_a_text(tokenizer: Any) -> None:
+    pipe = MultiTaskPipeline(tiny_model({"quora": TASKS["quora"]}), tokenizer)
+    with pytest.raises(ValueError, match="no task reads one text; give pairs of texts to quora"):
+        pipe("a cat")
+
+
+def test_unknown_arguments_and_other_models_are_refused(pipe: MultiTaskPipeline, tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match=r"unknown argument 'topk'; known: .*top_k"):
+        pipe("a cat", topk=2)
+    with pytest.raises(ValueError, match="is a bert model without tasks"):
+        MultiTaskPipeline(AutoModel.from_config(encoder_config()), tokenizer)
+
+
+def test_longer_inputs_are_cut(pipe: MultiTaskPipeline) -> None:
+    long = " ".join(["a cat"] * 100)
+    assert pipe(long, task="sst") == pipe(" ".join(["a cat"] * 31), task="sst")  # 64 tokens with [CLS] and [SEP]
+    assert pipe(long, task="sst", max_length=4) == pipe("a cat", task="sst")
+
+
+def test_embeddings_are_the_pooled_states_in_the_texts_order(pipe: MultiTaskPipeline) -> None:
+    texts = sentences(13)
+    model, tokenizer = pipe.model, pipe.tokenizer
+    expected = [model(**tokenizer(text, return_tensors="pt")).pooler_output[0].detach().numpy() for text in texts]
+    for batch_size in (1, 5, 64):
+        np.testing.assert_allclose(pipe.embed(texts, batch_size), expected, rtol=1e-4, atol=1e-5)
+    assert pipe.embed([]).shape == (0, 16)
+
+
+def test_bound_to_a_classification_it_is_a_text_classification_pipeline(pipe: MultiTaskPipeline) -> None:
+    bound = pipe.for_task("quora")
+    assert bound.task == "text-classification"
+    assert bound(PAIRS, truncation=True) == pipe(PAIRS, task="quora")
+    assert pipe.task == "multi-task"
+    assert "sst" in pipe(PAIRS[0])
+    assert pipe.for_task("sts").task == "multi-task"
+    with pytest.raises(ValueError, match="'quor' is unknown"):
+        pipe.for_task("quor")
+
+
+def test_evaluates_evaluator_takes_a_classification(pipe: MultiTaskPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    # evaluate 0.4.6 asks whether a pipeline is a TFPreTrainedModel, which transformers 5 no longer has.
+    theirs = import_module("evaluate.evaluator.base").transformers
+    monkeypatch.setattr(theirs, "TFPreTrainedModel", type("TFPreTrainedModel", (), {}), raising=False)
+    from datasets import Dataset as Rows
+    from evaluate import evaluator
+
+    firsts, seconds = map(list, zip(*PAIRS, strict=True))
+    labels = [0, 1] * 5 + [0]
+    predicted = [row["label_id"] for row in pipe(PAIRS, task="quora")]
+    results = evaluator("text-classification").compute(
+        pipe.for_task("quora"),
+        Rows.from_dict({"a": firsts, "b": seconds, "label": labels}),
+        metric=Accuracy(keep_in_memory=True),
+        input_column="a",
+        second_input_column="b",
+        label_mapping={"0": 0, "1": 1},
+    )
+    assert results["accuracy"] == pytest.approx(np.mean(np.equal(predicted, labels)))
+
+
+def test_a_pipeline_without_packing_gives_the_same(pipe: MultiTaskPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = pipe(PAIRS)
+    pipe.model.backbone.config._attn_implementation = "eager"
+    assert not pipe.model.can_pack
+    for row, other in zip(pipe(PAIRS), packed, strict=True):
+        for task in ("quora", "sts", "nli", "close"):
+            assert row[task]["score"] == pytest.approx(other[task]["score"], abs=1e-4)
