@@ -48,7 +48,11 @@ def run_facts(recipe: Recipe, data: PreparedData) -> RunFacts:
         backbone=f"{Path(backbone).name if Path(backbone).is_dir() else backbone}"
         f"{' (new weights)' if recipe.model.from_scratch else ''}",
         base_model=None if Path(backbone).is_dir() or recipe.model.from_scratch else backbone,
-        datasets={name: str(source.path) for name, source in recipe.sources.items() if isinstance(source, HubSource)},
+        datasets={
+            name: (str(source.path), source.name)
+            for name, source in recipe.sources.items()
+            if isinstance(source, HubSource)
+        },
         language=recipe.card.language,
         license=recipe.card.license,
         reports=data.reports,

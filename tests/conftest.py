@@ -1,13 +1,22 @@
 """Small encoders, a small tokenizer and small tasks, all made here: the tests need no network."""
 
 import os
+import tempfile
+from pathlib import Path
 
-# Set before anything of Hugging Face's is imported.
+from tests.hub.server import LoopbackHub
+
+_FOLDER = tempfile.TemporaryDirectory()
+HUB = LoopbackHub(Path(_FOLDER.name))
+
+# Set before anything of Hugging Face's is imported. Tests of the Hub go online, to the loopback one.
+os.environ["HF_ENDPOINT"] = HUB.endpoint
+os.environ["HF_HOME"] = str(Path(_FOLDER.name) / "home")
+os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from pathlib import Path
 from typing import Any
 
 import datasets

@@ -52,7 +52,7 @@ class RunFacts:
     Args:
         backbone: What the encoder started from, in words.
         base_model: Its id on the Hub, if it has one.
-        datasets: By task, the id of its dataset on the Hub, where it has one.
+        datasets: By task, the id of its dataset on the Hub and its configuration there, where it has one.
         language: Codes of the texts' languages, such as `en`.
         license: The identifier of the model's licence, such as `apache-2.0`.
         reports: What became of each split's rows, by split and then by task.
@@ -61,7 +61,7 @@ class RunFacts:
 
     backbone: str = ""
     base_model: str | None = None
-    datasets: Mapping[str, str] = field(default_factory=dict)
+    datasets: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
     language: Sequence[str] = ()
     license: str | None = None
     reports: Mapping[str, Mapping[str, SplitReport]] = field(default_factory=dict)
@@ -108,10 +108,10 @@ def build_card(
         "pipeline_tag": "text-classification" if is_classifier else "sentence-similarity",
         "tags": ["hf-multitask", "multi-task"],
         "base_model": facts.base_model,
-        "datasets": sorted(set(facts.datasets.values())) or None,
+        "datasets": sorted({dataset for dataset, _ in facts.datasets.values()}) or None,
         "language": list(facts.language) or None,
         "license": facts.license,
-        "eval_results": list(_results(facts, config, metrics, reports.get("validation", {}), places)) or None,
+        "eval_results": list(_results(facts, config, metrics)) or None,
     }
     values |= {key: value for key, value in metadata.items() if value is not None}
     values["tags"] = sorted({*_as_list(values["tags"]), "hf-multitask", "multi-task"})
@@ -133,22 +133,19 @@ def build_card(
     )
 
 
-def _results(
-    facts: RunFacts,
-    config: MultiTaskBertConfig,
-    metrics: Metrics,
-    reports: Mapping[str, SplitReport],
-    places: Mapping[str, str],
-) -> Iterator[EvalResult]:
+def _results(facts: RunFacts, config: MultiTaskBertConfig, metrics: Metrics) -> Iterator[EvalResult]:
     """The model index: each task's metrics on the validation split."""
     for name, task in config.tasks.items():
+        # Results of the same dataset would be merged, so that one that is not on the Hub goes by the task's name.
+        dataset, configuration = facts.datasets.get(name, (name, None))
         for metric, label in METRICS[task.is_regression].items():
             value = metrics.get(f"eval_{name}_{metric}", math.nan)
             if math.isfinite(value):
                 yield EvalResult(
                     task_type="sentence-similarity" if task.is_regression else "text-classification",
                     task_name=f"{name} ({task.type})",
-                    dataset_type=facts.datasets.get(name) or (places[reports[name].source] if reports else name),
+                    dataset_type=dataset,
+                    dataset_config=configuration,
                     dataset_name=name,
                     dataset_split="validation",
                     metric_type=metric,
