@@ -7,69 +7,82 @@ our classes registered, and one that does not need them does not pay.
 
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 
-def _register_config() -> None:
-    from transformers import AutoConfig
-
-    from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig
-
-    AutoConfig.register(MultiTaskBertConfig.model_type, MultiTaskBertConfig, exist_ok=True)
+def _register_config(registers: Any, ours: Any) -> None:
+    registers.AutoConfig.register(ours.MultiTaskBertConfig.model_type, ours.MultiTaskBertConfig, exist_ok=True)
 
 
-def _register_model() -> None:
+def _register_model(registers: Any, ours: Any) -> None:
+    registers.AutoModel.register(ours.MultiTaskBertConfig, ours.MultiTaskBertModel, exist_ok=True)
+
+
+def _register_pipeline(registers: Any, ours: Any) -> None:
     from transformers import AutoModel
 
-    from hf_multitask.model.modeling_mtbert import MultiTaskBertConfig, MultiTaskBertModel
-
-    AutoModel.register(MultiTaskBertConfig, MultiTaskBertModel, exist_ok=True)
-
-
-def _register_pipeline() -> None:
-    from transformers import AutoModel
-    from transformers.pipelines import PIPELINE_REGISTRY
-
-    from hf_multitask.model.pipeline_mtbert import MultiTaskPipeline
-
-    PIPELINE_REGISTRY.register_pipeline("multi-task", pipeline_class=MultiTaskPipeline, pt_model=AutoModel, type="text")
+    registers.PIPELINE_REGISTRY.register_pipeline(
+        "multi-task", pipeline_class=ours.MultiTaskPipeline, pt_model=AutoModel, type="text"
+    )
 
 
-_REGISTRATIONS: dict[str, Callable[[], None]] = {
-    "transformers.models.auto.configuration_auto": _register_config,
-    "transformers.models.auto.modeling_auto": _register_model,
-    "transformers.pipelines": _register_pipeline,
-}
+# The module of the register, the module of what is registered, and how.
+_REGISTRATIONS: list[tuple[str, str, Callable[[Any, Any], None]]] = [
+    (
+        "transformers.models.auto.configuration_auto",
+        "hf_multitask.model.configuration_mtbert",
+        _register_config,
+    ),
+    ("transformers.models.auto.modeling_auto", "hf_multitask.model.modeling_mtbert", _register_model),
+    ("transformers.pipelines", "hf_multitask.model.pipeline_mtbert", _register_pipeline),
+]
 
 
-class _AfterImport(MetaPathFinder):
-    """Finds the modules of the registers where they are, and registers our classes once they are loaded."""
+class _Registrar(MetaPathFinder):
+    """Sees the modules of registers and of classes being loaded, and registers once both sides of a pair are."""
 
-    def __init__(self, registrations: dict[str, Callable[[], None]]) -> None:
-        self.pending = dict(registrations)
+    def __init__(self) -> None:
+        self.pending = list(_REGISTRATIONS)
+        self.loaded: set[str] = set()
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        register = self.pending.pop(fullname, None)
-        if register is None:
+        if fullname in self.loaded or not any(fullname in pair for *pair, _ in self.pending):
             return None
-        # No longer pending, so that this asks the other finders.
+        # Before asking the other finders, so that they are who answers.
+        self.loaded.add(fullname)
         spec = find_spec(fullname)
+        self.loaded.remove(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Registering(spec.loader, register)
+            spec.loader = _Watched(spec.loader, self)
         return spec
 
+    def on_loaded(self, name: str) -> None:
+        self.loaded.add(name)
+        for entry in [entry for entry in self.pending if name in entry[:2]]:
+            registers, ours, register = entry
+            if registers not in self.loaded:
+                continue
+            if ours in self.loaded:
+                self.pending.remove(entry)
+                register(sys.modules[registers], sys.modules[ours])
+            elif ours not in sys.modules:
+                # Comes back here. If it is being loaded just now, it will by itself.
+                import_module(ours)
 
-class _Registering(Loader):
-    """Another loader, and then a registration."""
 
-    def __init__(self, loader: Loader, register: Callable[[], None]) -> None:
+class _Watched(Loader):
+    """Another loader, which tells the registrar when it is done."""
+
+    def __init__(self, loader: Loader, registrar: _Registrar) -> None:
         self.loader = loader
-        self.register = register
+        self.registrar = registrar
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)
@@ -78,15 +91,13 @@ class _Registering(Loader):
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self.loader
         self.loader.exec_module(module)
-        self.register()
+        self.registrar.on_loaded(module.__name__)
 
 
 def register_when_imported() -> None:
     """Registers our classes where the registers are imported already, and elsewhere once they are."""
-    later = {}
-    for name, register in _REGISTRATIONS.items():
-        if name in sys.modules:
-            register()
-        else:
-            later[name] = register
-    sys.meta_path.insert(0, _AfterImport(later))
+    registrar = _Registrar()
+    sys.meta_path.insert(0, registrar)
+    for registers, *_ in _REGISTRATIONS:
+        if registers in sys.modules:
+            registrar.on_loaded(registers)

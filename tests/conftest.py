@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from tests.hub.server import LoopbackHub
+from tests.hub.server import OWNER_TOKEN, LoopbackHub
 
 _FOLDER = tempfile.TemporaryDirectory()
 HUB = LoopbackHub(Path(_FOLDER.name))
@@ -17,9 +17,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import subprocess
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import datasets
+import huggingface_hub.constants
 import pytest
 import torch
 from datasets import Dataset
@@ -37,6 +41,7 @@ from transformers import (
 from hf_multitask import MultiTaskBertConfig, MultiTaskBertModel
 
 WORDS = "a the film was good bad dull lovely cat dog sat ran on mat hill and not very plot ending big small".split()
+ROOT = Path(__file__).parents[1]
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 TASKS: dict[str, dict[str, Any]] = {
@@ -56,6 +61,35 @@ def _caches(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Caches of datasets are the tests' own, so that no earlier run can help or hurt."""
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
     datasets.disable_progress_bars()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> LoopbackHub:
+    """The loopback Hub, empty; this process is online and its owner's."""
+    HUB.reset()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", OWNER_TOKEN)
+    return HUB
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs code in a new process with empty caches, online; it ends with `result`, which is printed."""
+
+    def run(code: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        variables = {
+            **os.environ,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_TOKEN": OWNER_TOKEN,
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            **environment,
+        }
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, env=variables, cwd=tmp_path)
+
+    return run
 
 
 @pytest.fixture

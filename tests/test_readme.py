@@ -1,28 +1,39 @@
-"""The README's Python example runs as printed, but for the backbone, which is one that needs no network."""
+"""The README's Python examples run as printed, but for the names of models, which are ones that need no network."""
 
+import re
 from pathlib import Path
 
 import pytest
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+LINKS = [
+    (page.relative_to(ROOT), link)
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for link in sorted(set(re.findall(r"\]\(((?!http)[^)#]+)\)", page.read_text())))
+]
 
 
-def test_the_python_example_runs(
+def test_the_python_examples_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    folder = Path(__file__).parents[1] / "recipes" / "quickstart" / "backbone"
+    folder = ROOT / "recipes" / "quickstart" / "backbone"
     backbone = tmp_path / "backbone"
     AutoModel.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(backbone)
     AutoTokenizer.from_pretrained(folder).save_pretrained(backbone)
-    (example,) = (block.split("```")[0] for block in README.split("```python\n")[1:])
-    code = example.replace('"google-bert/bert-base-uncased"', repr(str(backbone)))
-    assert code != example
+    training, sharing = (block.split("```")[0] for block in README.split("```python\n")[1:])
+    code = training.replace('"google-bert/bert-base-uncased"', repr(str(backbone)))
+    assert code != training
     monkeypatch.chdir(tmp_path)
     exec(code, {})
     assert "'label': " in capsys.readouterr().out
+    names: dict = {}
+    exec(sharing.replace('"user/mtbert-smart"', '"outputs/mine"'), names)
+    assert list(names["pipe"](("a cat sat", "a cat was sitting"))) == ["mood", "same"]
 
 
-@pytest.mark.parametrize("path", sorted(set(__import__("re").findall(r"\]\(((?!http)[^)#]+)\)", README))))
-def test_every_link_into_the_repository_leads_somewhere(path: str) -> None:
-    assert (Path(__file__).parents[1] / path).exists()
+@pytest.mark.parametrize(("page", "link"), LINKS)
+def test_every_link_into_the_repository_leads_somewhere(page: Path, link: str) -> None:
+    assert (ROOT / page.parent / link).exists()

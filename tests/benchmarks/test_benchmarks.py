@@ -20,6 +20,7 @@ QUICK = {
     "memory": ["--steps", "2", "--surgery", "sum"],
     "predict": ["--sentences", "40", "--rounds", "1", "--max-length", "60"],
     "loading": ["--rows", "50"],
+    "startup": ["--rounds", "1"],
     "scale": ["--steps", "1", "--warmup", "1"],
 }
 TABLES = {
@@ -29,6 +30,7 @@ TABLES = {
     "memory": ["| plain loop |", "| hf-multitask |", "| hf-multitask, surgery sum |"],
     "predict": ["| sentence-transformers |", "| pipeline (batches of "],
     "loading": ["| first start |", "| second start |"],
+    "startup": ["| BertModel |", "| hf-multitask |", "| and import hf_multitask |"],
     "scale": ["r² =", "| rows of the datasets |", "| 50 |"],
 }
 

@@ -12,17 +12,18 @@ from transformers import AutoModel, pipeline
 
 from hf_multitask import MultiTaskBertModel, MultiTaskPipeline
 from hf_multitask.evaluation.metrics import score
-from tests.recipes.conftest import ROOT
+from tests.conftest import ROOT
+from tests.hub.server import card_problems
+from tests.recipes.conftest import QUICK
 
 TASKS = {"sentiment": "accuracy", "paraphrase": "accuracy", "similarity": "pearson"}
-QUICK = ("--max_steps", 30, "--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false")
 
 
 @pytest.fixture(scope="session")
 def trained(run_script: Callable, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """The quickstart's first thirty steps: the folder and the finished process."""
     folder = tmp_path_factory.mktemp("runs") / "quickstart"
-    return folder, run_script("train.py", "--output_dir", folder, *QUICK)
+    return folder, run_script("train.py", "--output_dir", folder, "--max_steps", 30, *QUICK)
 
 
 def test_training_saves_all_that_a_model_needs_and_prints_a_table(trained: tuple[Path, Any]) -> None:
@@ -33,6 +34,7 @@ def test_training_saves_all_that_a_model_needs_and_prints_a_table(trained: tuple
     assert "majority class" in run.stdout
     files = {path.name for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md", "all_results.json"} <= files
+    assert not {path.suffix for path in folder.iterdir()} & {".bin", ".pt", ".pth"}
     assert {"trainer_state.json", "data_report.json"} <= files
     results = json.loads((folder / "all_results.json").read_text())
     assert {f"eval_{task}_{metric}" for task, metric in TASKS.items()} | {"eval_final_score", "train_loss"} <= set(
@@ -49,10 +51,17 @@ def test_the_card_says_what_was_measured_and_its_code_runs(trained: tuple[Path, 
     results = json.loads((folder / "all_results.json").read_text())
     assert f"{results['eval_final_score']:.3f}" in card
     assert "{{" not in card
+    assert "{%" not in card
     assert str(folder.parent) not in card
-    code = card.split("```python\n")[1].split("```")[0].replace(f'"{folder.name}"', repr(str(folder)))
-    exec(code, {})
-    assert capsys.readouterr().out.count("tensor(") == 3
+    assert card_problems(card) == []
+    installed, remote = (part.split("```")[0] for part in card.split("```python\n")[1:])
+    exec(installed.replace(f'"{folder.name}"', repr(str(folder))), {})
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.startswith("{") for line in printed] == [True] * 3
+    exec(remote.replace(f'"{folder.name}"', repr(str(folder))), {})
+    everything, shape = capsys.readouterr().out.splitlines()
+    assert all(f"'{task}'" in everything for task in TASKS)
+    assert shape == "torch.Size([1, 128])"
 
 
 def test_trainer_evaluate_script_and_a_loop_over_predict_agree(trained: tuple[Path, Any], run_script: Callable) -> None:
@@ -85,10 +94,12 @@ def by_hand(pipe: MultiTaskPipeline, task: str, file: Path) -> dict[str, float]:
     return score(config, values, labels)
 
 
-def test_predict_reads_a_file_and_writes_jsonl(trained: tuple[Path, Any], run_script: Callable, tmp_path: Path) -> None:
+def test_predict_reads_a_file_and_writes_jsonl(
+    trained: tuple[Path, Any], run_in_process: Callable, tmp_path: Path
+) -> None:
     folder, _ = trained
     source, target = ROOT / "recipes/quickstart/paraphrase-validation.csv", tmp_path / "out.jsonl"
-    run = run_script("predict.py", "--model", folder, "--task", "paraphrase", "--input", source, "--output", target)
+    run = run_in_process("predict.py", "--model", folder, "--task", "paraphrase", "--input", source, "--output", target)
     assert run.returncode == 0, run.stderr[-2000:]
     rows = [json.loads(line) for line in target.read_text().splitlines()]
     assert [row["id"] for row in rows] == list(range(1, 301))
@@ -96,10 +107,10 @@ def test_predict_reads_a_file_and_writes_jsonl(trained: tuple[Path, Any], run_sc
     assert all(0.5 <= row["score"] <= 1 for row in rows)
 
 
-def test_predict_reads_standard_input(trained: tuple[Path, Any], run_script: Callable) -> None:
+def test_predict_reads_standard_input(trained: tuple[Path, Any], run_in_process: Callable) -> None:
     folder, _ = trained
     lines = '{"id": "x", "sentence": "The soup was not bad."}\n{"id": "y", "sentence": "The plot was dull."}\n'
-    run = run_script("predict.py", "--model", folder, "--task", "sentiment", stdin=lines)
+    run = run_in_process("predict.py", "--model", folder, "--task", "sentiment", stdin=lines)
     assert [json.loads(line)["id"] for line in run.stdout.splitlines()] == ["x", "y"], run.stderr[-2000:]
 
 
@@ -112,11 +123,11 @@ def test_predict_reads_standard_input(trained: tuple[Path, Any], run_script: Cal
     ],
 )
 def test_predict_writes_the_courses_layout(
-    trained: tuple[Path, Any], run_script: Callable, tmp_path: Path, task: str, texts: str, header: str, value: type
+    trained: tuple[Path, Any], run_in_process: Callable, tmp_path: Path, task: str, texts: str, header: str, value: type
 ) -> None:
     columns = "id\tsentence\n" if task == "sentiment" else "id\tsentence1\tsentence2\n"
     (tmp_path / "in.csv").write_text(columns + texts)
-    run = run_script(
+    run = run_in_process(
         *("predict.py", "--model", trained[0], "--task", task, "--format", "course"),
         *("--input", tmp_path / "in.csv", "--delimiter", "tab"),
     )
@@ -128,7 +139,7 @@ def test_predict_writes_the_courses_layout(
 
 
 def test_an_interrupted_run_is_resumed(run_script: Callable, tmp_path: Path) -> None:
-    save = ("--output_dir", tmp_path / "out", *QUICK[2:4], "--save_strategy", "steps", "--save_steps", 2, *QUICK[6:])
+    save = ("--output_dir", tmp_path / "out", *QUICK, "--save_strategy", "steps", "--save_steps", 2)
     assert run_script("train.py", *save, "--max_steps", 2).returncode == 0
     run = run_script("train.py", *save, "--max_steps", 4, "--resume_from_checkpoint", "true")
     assert run.returncode == 0, run.stderr[-2000:]
@@ -160,12 +171,12 @@ BAD_ROW = "sentence,sentiment\na fine film,positive\n{}\n"
     ],
 )
 def test_bad_input_ends_before_training_with_one_sentence(
-    run_script: Callable, tmp_path: Path, files: dict[str, str], flags: tuple, message: str
+    run_in_process: Callable, tmp_path: Path, files: dict[str, str], flags: tuple, message: str
 ) -> None:
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     train = ("--tasks.sentiment.files.train", tmp_path / "t.csv")
-    run = run_script("train.py", "--output_dir", tmp_path / "out", *train, *flags)
+    run = run_in_process("train.py", "--output_dir", tmp_path / "out", *train, *flags)
     assert run.returncode == 2
     assert message in run.stderr
     assert "Traceback" not in run.stderr
@@ -173,15 +184,17 @@ def test_bad_input_ends_before_training_with_one_sentence(
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
-def test_a_nan_score_is_named(run_script: Callable, tmp_path: Path) -> None:
+def test_a_nan_score_is_named(run_in_process: Callable, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("sentence1,sentence2,similarity\na,b,2.5\na,b,nan\n")
-    run = run_script("train.py", "--output_dir", tmp_path / "out", "--tasks.similarity.files.train", tmp_path / "t.csv")
+    run = run_in_process(
+        "train.py", "--output_dir", tmp_path / "out", "--tasks.similarity.files.train", tmp_path / "t.csv"
+    )
     assert run.returncode == 2
     assert "t.csv has 1 bad row(s): row 2: column 'similarity' is 'nan', not a score from 0 to 5" in run.stderr
 
 
-def test_predicting_with_what_is_no_model_is_one_sentence(run_script: Callable, tmp_path: Path) -> None:
-    run = run_script("predict.py", "--model", tmp_path, "--task", "sentiment", stdin='{"sentence": "a"}')
+def test_predicting_with_what_is_no_model_is_one_sentence(run_in_process: Callable, tmp_path: Path) -> None:
+    run = run_in_process("predict.py", "--model", tmp_path, "--task", "sentiment", stdin='{"sentence": "a"}')
     assert run.returncode == 2
     assert run.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in run.stderr

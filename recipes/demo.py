@@ -1,0 +1,136 @@
+"""A page to try a model: a text, or two, and what every task says of them, side by side.
+
+    pip install "hf-multitask[demo]"
+    python recipes/demo.py --model outputs/quickstart
+    python recipes/demo.py --model user/mtbert-smart --space DIR   # writes a Space, ready to be pushed
+
+A Space holds a copy of this file and needs neither this package nor, for a model on the Hub, its weights.
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+_APP = '''"""The page of recipes/demo.py for {model}; its code comes with the model."""
+
+from demo import page
+from transformers import pipeline
+
+app = page(pipeline("multi-task", model={model!r}, trust_remote_code=True), {title!r})
+
+if __name__ == "__main__":
+    app.launch()
+'''
+_README = """---
+title: {title}
+emoji: ⚖️
+colorFrom: gray
+colorTo: blue
+sdk: gradio
+sdk_version: {version}
+app_file: app.py
+{models}---
+
+What each task of {title} says of a text, or of two.
+"""
+_REQUIREMENTS = "safetensors\ntorch\ntransformers>=5.23\n"
+
+
+def page(pipe: Any, title: str) -> gr.Blocks:
+    """The page.
+
+    Args:
+        pipe: A multi-task pipeline.
+        title: Its heading.
+    """
+    tasks = pipe.model.config.tasks
+    with gr.Blocks(title=title, analytics_enabled=False) as blocks:
+        gr.Markdown(f"# {title}\n\nTasks of one text read each of the two; tasks of pairs need both.")
+        with gr.Row():
+            first = gr.Textbox(label="Text", lines=2)
+            second = gr.Textbox(label="Second text (for pairs)", lines=2)
+        button = gr.Button("Predict", variant="primary")
+        # By task, and for a task of one text also by which of the two it reads.
+        outputs: dict[tuple[str, int | None], gr.Label] = {}
+        with gr.Row():
+            for name, task in tasks.items():
+                for place in (None,) if task.is_pair else (0, 1):
+                    label = name if place is None else f"{name}, {('first', 'second')[place]} text"
+                    if task.is_regression:
+                        label += " (from {:g} to {:g})".format(*task.score_range)
+                    with gr.Column(min_width=220):
+                        outputs[name, place] = gr.Label(label=label, num_top_classes=task.num_labels or 1)
+
+        def predict(text: str, text_pair: str) -> list[Any]:
+            try:
+                predicted = pipe((text, text_pair) if text_pair.strip() else text, top_k=None)
+            except ValueError as error:
+                raise gr.Error(str(error).removeprefix("input 1: ").capitalize()) from error
+            return [_shown(tasks[name], predicted.get(name), place) for name, place in outputs]
+
+        gr.on([button.click, first.submit, second.submit], predict, [first, second], list(outputs.values()))
+    return blocks
+
+
+def _shown(task: Any, predicted: Any, place: int | None) -> dict[str, float] | str | None:
+    """What shows a task's predictions: the probability of each class, or the score; None where it has none."""
+    if predicted is None:
+        return None
+    if task.is_regression:
+        return f"{predicted['score']:.2f}"
+    if place is not None:
+        # For one text there is one ranking of classes, for two there is one for each.
+        rankings = predicted if isinstance(predicted[0], list) else [predicted]
+        predicted = rankings[place] if place < len(rankings) else []
+    return {entry["label"]: entry["score"] for entry in predicted} or None
+
+
+def write_space(folder: Path, model: str) -> None:
+    """Writes a Space: this page, what it needs installed, and, of a model in a folder, the model.
+
+    Raises:
+        OSError: The folder is there and not empty.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise OSError(f"--space {folder} is not empty.")
+    folder.mkdir(parents=True, exist_ok=True)
+    title, is_local = Path(model).name, Path(model).is_dir()
+    if is_local:
+        shutil.copytree(model, folder / "model", ignore=shutil.ignore_patterns("checkpoint-*", "_*", "runs"))
+        model = "model"
+    models = "" if is_local else f"models:\n- {model}\n"
+    shutil.copyfile(__file__, folder / "demo.py")
+    (folder / "app.py").write_text(_APP.format(model=model, title=title), encoding="utf-8")
+    (folder / "requirements.txt").write_text(_REQUIREMENTS, encoding="utf-8")
+    readme = _README.format(title=title, version=gr.__version__, models=models)
+    (folder / "README.md").write_text(readme, encoding="utf-8")
+
+
+def main() -> None:
+    # Here, so that the copy in a Space needs neither.
+    from transformers import pipeline
+
+    from hf_multitask.recipe import refusals
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="Folder or Hub id of the model.")
+    parser.add_argument("--space", type=Path, metavar="DIR", help="Write a Space there instead of opening the page.")
+    parser.add_argument("--host", default="127.0.0.1", help="Where to listen; 0.0.0.0 for the whole network.")
+    parser.add_argument("--port", type=int, help="By default the first that is free from 7860 on.")
+    args = parser.parse_args()
+    with refusals():
+        if args.space is not None:
+            write_space(args.space, args.model)
+            print(f"Saved to {args.space}; push it by: hf upload USER/NAME {args.space} . --repo-type space")
+            sys.exit()
+        pipe = pipeline("multi-task", model=args.model)  # type: ignore[call-overload]
+        app = page(pipe, Path(args.model).name)
+    app.launch(server_name=args.host, server_port=args.port)
+
+
+if __name__ == "__main__":
+    main()
