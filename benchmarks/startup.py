@@ -19,17 +19,18 @@ from benchmarks.workload import TASKS, add_arguments
 from hf_multitask import MultiTaskBertModel
 
 _LOADING = """
-import resource, sys, time
+import sys, time
 import hf_multitask.model.modeling_mtbert
 from transformers import AutoModel, BertModel
+from benchmarks.workload import peak_memory
 loader = AutoModel if sys.argv[1] == "ours" else BertModel
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_memory()
 start = time.perf_counter()
 model = loader.from_pretrained(sys.argv[2])
 seconds = time.perf_counter() - start
 # Weights are mapped into memory; reading them makes them count.
 total = sum(float(parameter.detach().sum()) for parameter in model.parameters())
-print(seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print(seconds, peak_memory() - before)
 """
 _IMPORTING = """
 import time
