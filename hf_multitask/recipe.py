@@ -45,7 +45,10 @@ class ModelArguments:
     from_scratch: bool = field(
         default=False, metadata={"help": "Take only the backbone's configuration and tokenizer, and new weights."}
     )
-    pooling: Pooling = field(default="mean", metadata={"help": "How token states become an embedding."})
+    pooling: Pooling | None = field(
+        default=None,
+        metadata={"help": "How token states become an embedding: by default, as a model of ours has it, or mean."},
+    )
     freeze_backbone: bool = field(
         default=False, metadata={"help": "Train only the heads (the paper's last-layer setting)."}
     )

@@ -86,7 +86,8 @@ def main() -> None:
     trainer.run_facts = run_facts(recipe, data)
     if trainer.is_world_process_zero():
         report = {
-            split: {name: asdict(entry) for name, entry in by_task.items()} for split, by_task in data.reports.items()
+            split: {name: {**asdict(entry), "source": entry.place} for name, entry in by_task.items()}
+            for split, by_task in data.reports.items()
         }
         (output_dir / "data_report.json").write_text(json.dumps(report, indent=2))
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow.compute as pc
@@ -39,6 +40,11 @@ class SplitReport:
     dropped: list[BadRow] = field(default_factory=list)
     also_in_train: int = 0
     truncated: int = 0
+
+    @property
+    def place(self) -> str:
+        """The source for others to read: the folder that a local file lies in is nobody's business."""
+        return Path(self.source).name if Path(self.source).is_file() else self.source
 
 
 def text_columns(task: TaskConfig) -> list[str]:

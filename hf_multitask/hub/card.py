@@ -98,9 +98,6 @@ def build_card(
         split: {task: SplitReport("given in Python", rows) for task, rows in by_task.items()}
         for split, by_task in sizes.items()
     }
-    sources = {report.source for by_task in reports.values() for report in by_task.values()}
-    # The folder that a local file lies in is nobody's business.
-    places = {source: Path(source).name if Path(source).is_file() else source for source in sources}
     is_classifier = any(not task.is_regression for task in config.tasks.values())
     values: dict[str, Any] = {
         "model_name": name,
@@ -125,7 +122,6 @@ def build_card(
         step=step,
         table=results_table(config.tasks, metrics, facts.trivial) if metrics else None,
         reports=reports,
-        places=places,
         hyperparameters=_hyperparameters(args),
         hardware=_hardware(args),
         seconds=_last(history, "train_runtime").get("train_runtime"),

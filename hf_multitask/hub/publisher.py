@@ -67,8 +67,9 @@ class ModelPublisher(Trainer):
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-            arguments = json.dumps(self.args.to_dict(), indent=2, default=str)
-            (folder / TRAINING_ARGS_NAME).with_suffix(".json").write_text(arguments, encoding="utf-8")
+            arguments = {key: _without_folders(value) for key, value in self.args.to_dict().items()}
+            text = json.dumps(arguments, indent=2, default=str)
+            (folder / TRAINING_ARGS_NAME).with_suffix(".json").write_text(text, encoding="utf-8")
 
     # ---- The card ----
 
@@ -216,6 +217,11 @@ class ModelPublisher(Trainer):
                 )
         if progress is not None:
             progress.jobs = [job for job in progress.jobs if not job.done()]
+
+
+def _without_folders(value: Any) -> Any:
+    """A value, or of an absolute path the last part: what a run saves may be pushed for everybody to read."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _link(source: str, target: str) -> None:

@@ -117,6 +117,8 @@ class MultiTaskPipeline(Pipeline):
         # transformers looks at the first of a list's inputs.
         if isinstance(inputs, list) and len(inputs) == 0:
             return []
+        # The parent's default is 1.
+        kwargs["batch_size"] = kwargs.get("batch_size") or self._batch_size or _BATCH_SIZE
         return super().__call__(inputs, *args, **kwargs)
 
     def run_single(self, inputs: Any, preprocess_params: Any, forward_params: Any, postprocess_params: Any) -> Any:
@@ -137,8 +139,6 @@ class MultiTaskPipeline(Pipeline):
         Args:
             num_workers: Ignored: tokenizers have threads of their own.
         """
-        # The parent's own default.
-        batch_size = _BATCH_SIZE if batch_size == 1 and self._batch_size is None else batch_size
         rest, first = iter(inputs), 1
         while window := list(islice(rest, _WINDOW * batch_size)):
             params = {**preprocess_params, "batch_size": batch_size, "first": first}

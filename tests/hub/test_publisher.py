@@ -60,6 +60,8 @@ def test_a_push_holds_all_that_a_model_needs_byte_for_byte_and_no_pickle(
     AutoTokenizer.from_pretrained("user/run", cache_dir=tmp_path / "cache")
     arguments = json.loads(content(hub, "training_args.json"))
     assert arguments["max_steps"] == 4
+    assert arguments["output_dir"] == "out"
+    assert not [path for path, blob in sent.items() if str(tmp_path).encode() in blob.read_bytes()]
     assert card_problems(content(hub, "README.md")) == []
 
 

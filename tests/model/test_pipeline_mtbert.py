@@ -106,6 +106,14 @@ def test_a_text_goes_through_the_encoder_once_however_many_tasks_and_rows_read_i
     assert len(seen) == 1
 
 
+@pytest.mark.parametrize(("asked", "batches"), [(None, 1), (1, 11), (4, 3)])
+def test_a_batch_holds_as_many_texts_as_asked(pipe: MultiTaskPipeline, asked: int | None, batches: int) -> None:
+    calls: list[Any] = []
+    pipe.model.backbone.register_forward_hook(lambda *call: calls.append(call))
+    pipe([f"film {number}" for number in range(11)], task="sst", batch_size=asked)
+    assert len(calls) == batches
+
+
 @pytest.mark.parametrize("form", [("a cat", "a dog"), ["a cat", "a dog"], {"text": "a cat", "text_pair": "a dog"}])
 def test_a_pair_has_several_forms(pipe: MultiTaskPipeline, form: Any) -> None:
     assert pipe([form], task="sts") == pipe([("a cat", "a dog")], task="sts")

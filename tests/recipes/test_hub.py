@@ -57,6 +57,9 @@ def test_a_pushed_run_is_the_same_model_wherever_it_is_loaded(
         assert blob.read_bytes() == (out / path).read_bytes(), path
     reports = {"README.md", "data_report.json", "all_results.json", "tokenizer.json", "pipeline_mtbert.py"}
     assert reports | {"model.safetensors", "config.json", "modeling_mtbert.py"} <= set(sent)
+    for path, blob in sent.items():
+        # transformers' own record of the run names the folder of its best checkpoint.
+        assert path == "trainer_state.json" or str(ROOT).encode() not in blob.read_bytes(), path
     card = sent["README.md"].read_text()
     assert card_problems(card) == []
     assert 'pipeline("multi-task", model="user/mtbert-smart")' in card

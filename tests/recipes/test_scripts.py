@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModel, pipeline
 
 from hf_multitask import MultiTaskBertModel, MultiTaskPipeline
@@ -145,6 +146,20 @@ def test_an_interrupted_run_is_resumed(run_script: Callable, tmp_path: Path) -> 
     assert run.returncode == 0, run.stderr[-2000:]
     state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
     assert state["global_step"] == 4
+
+
+def test_training_goes_on_from_a_model_of_ours(
+    trained: tuple[Path, Any], run_in_process: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, out = trained[0], tmp_path / "out"
+    flags = ("--from_scratch", "false", "--max_steps", 1, "--learning_rate", 0, "--weight_decay", 0, "--use_cpu")
+    run = run_in_process("train.py", "--backbone", folder, "--output_dir", out, *QUICK, *flags)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "head is new" not in caplog.text
+    before, after = load_file(folder / "model.safetensors"), load_file(out / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert f"started from: {folder.name}." in (out / "README.md").read_text()
 
 
 BAD_ROW = "sentence,sentiment\na fine film,positive\n{}\n"
