@@ -51,7 +51,7 @@ def run_facts(recipe: Recipe, data: PreparedData) -> RunFacts:
         datasets={
             name: (str(source.path), source.name)
             for name, source in recipe.sources.items()
-            if isinstance(source, HubSource)
+            if isinstance(source, HubSource) and not Path(str(source.path)).exists()
         },
         language=recipe.card.language,
         license=recipe.card.license,

@@ -184,8 +184,9 @@ def _hyperparameters(args: TrainingArguments) -> dict[str, Any]:
 def _hardware(args: TrainingArguments) -> str:
     if args.device.type == "cuda":
         return f"{args.world_size} x {torch.cuda.get_device_name(args.device)}"
-    where = f"{os.cpu_count()} cores, {platform.machine()}" if args.device.type == "cpu" else args.device.type
-    return f"{args.world_size} process(es) on {args.device.type.upper()} ({where})"
+    processes = f"{args.world_size} process{'es' if args.world_size > 1 else ''}"
+    where = f" ({os.cpu_count()} cores, {platform.machine()})" if args.device.type == "cpu" else ""
+    return f"{processes} on {args.device.type.upper()}{where}"
 
 
 def _last(history: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, Any]:

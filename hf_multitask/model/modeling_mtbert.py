@@ -152,7 +152,7 @@ class MultiTaskBertModel(PreTrainedModel):
         model.to(old.dtype)
         for name, task in config.tasks.items():
             if name in old.config.tasks and task.shares_head_with(old.config.tasks[name]):
-                model.heads[name] = old.heads[name]
+                model.heads[name].load_state_dict(old.heads[name].state_dict())
             else:
                 logger.warning("task %r: the head is new.", name)
         for name in old.config.tasks:

@@ -237,19 +237,25 @@ def test_heads_are_kept_where_a_task_reads_and_says_the_same(
 ) -> None:
     tasks = {
         "new": {"type": "pair_regression"},
-        "sts": {**TASKS["sts"], "weight": 2.0, "dropout": 0.3},
+        "sts": {**TASKS["sts"], "weight": 2.0},
+        "quora": {**TASKS["quora"], "dropout": 0.3},
         "sst": {"type": "single_label_classification", "num_labels": 3},
     }
     with caplog.at_level("WARNING"):
         other = MultiTaskBertModel.from_backbone(saved(model, tmp_path), tasks=tasks).eval()
     assert list(other.heads) == list(tasks)
-    assert torch.equal(other(IDS, task="sts").logits, model(IDS, task="sts").logits)
+    for task in ("sts", "quora"):
+        assert torch.equal(other(IDS, task=task).logits, model(IDS, task=task).logits)
     assert other.config.tasks["sts"].weight == 2.0
+    assert other.heads["quora"].dropout.p == 0.3
     assert other(IDS, task="sst").logits.shape == (4, 3)
     said = [record.getMessage() for record in caplog.records]
     assert "task 'new': the head is new." in said
     assert "task 'sst': the head is new." in said
-    assert "task 'quora': the head is left out." in said
+    assert not any("'quora'" in line or "'sts'" in line for line in said)
+    with caplog.at_level("WARNING"):
+        MultiTaskBertModel.from_backbone(tmp_path, tasks={"sts": TASKS["sts"]})
+    assert caplog.records[-1].getMessage() == "task 'quora': the head is left out."
 
 
 def test_tasks_are_added_and_dropped_and_the_others_stay(model: MultiTaskBertModel, tmp_path: Path) -> None:
