@@ -91,7 +91,7 @@ def build_card(
         step: Updates so far.
         sizes: Rows by split and task; used where there are no reports.
         parameters: Of the model.
-        metadata: Further fields of `ModelCardData`, or other values for those that are filled here.
+        metadata: Further `tags`, and fields of `ModelCardData` that go before those which are filled here.
     """
     metrics = _last(history, "eval_")
     reports = facts.reports or {
@@ -110,8 +110,9 @@ def build_card(
         "license": facts.license,
         "eval_results": list(_results(facts, config, metrics)) or None,
     }
+    tags = metadata.pop("tags", None) or []
     values |= {key: value for key, value in metadata.items() if value is not None}
-    values["tags"] = sorted({*_as_list(values["tags"]), "hf-multitask", "multi-task"})
+    values["tags"] += [tags] if isinstance(tags, str) else tags
     return ModelCard.from_template(
         ModelCardData(**values),
         template_path=str(TEMPLATE),
@@ -192,7 +193,3 @@ def _hardware(args: TrainingArguments) -> str:
 def _last(history: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, Any]:
     """The last entry of the logs that has a key of this prefix."""
     return next((dict(entry) for entry in reversed(history) if any(key.startswith(prefix) for key in entry)), {})
-
-
-def _as_list(value: str | Sequence[str]) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)

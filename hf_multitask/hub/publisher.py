@@ -47,6 +47,7 @@ class ModelPublisher(Trainer):
     model: Any
     args: Any
     push_in_progress: Any
+    _hub_api: HfApi
     # What the card says beyond what the trainer knows; a recipe or a user sets it.
     run_facts: RunFacts | None = None
 
@@ -74,14 +75,22 @@ class ModelPublisher(Trainer):
     # ---- The card ----
 
     def create_model_card(
-        self, model_name: str | None = None, output_dir: str | Path | None = None, **kwargs: Any
+        self,
+        language: str | list[str] | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        dataset: str | list[str] | None = None,
+        output_dir: str | Path | None = None,
     ) -> None:
         """Writes the card of the run as it stands, `README.md`.
 
         Args:
-            model_name: The model's id or name; by default the repository's, or the output folder's.
-            output_dir: Where to; by default the run's.
-            kwargs: Fields of `huggingface_hub.ModelCardData`: `language`, `license`, `tags`, ...
+            language, license, finetuned_from, dataset: As for the parent; by default, what `run_facts` says.
+            tags: Further ones.
+            model_name: The model's name, if it has no repository; by default the output folder's.
+            output_dir: Where to write; by default to the run's folder.
         """
         if not self.is_world_process_zero():
             return
@@ -100,7 +109,11 @@ class ModelPublisher(Trainer):
             step=self.state.global_step,
             sizes=sizes,
             parameters=self.model.num_parameters(),
-            **kwargs,
+            language=language,
+            license=license,
+            tags=tags,
+            base_model=finetuned_from,
+            datasets=dataset,
         )
         card.save(Path(output_dir or self.args.output_dir) / "README.md")
 
@@ -110,6 +123,8 @@ class ModelPublisher(Trainer):
         """As the parent; a refusal is a sentence, before training."""
         with refused_by_hub(self.args.hub_model_id or Path(self.args.output_dir).absolute().name):
             super().init_hf_repo(token=token, private=private)
+        # One for the whole run: its pushes in the background follow each other, so that none overtakes a later one.
+        self._hub_api = HfApi()
         # Of a run that was killed while it pushed.
         for copy in Path(self.args.output_dir).glob(f"{_PUSH_PREFIX}*") if self.is_world_process_zero() else ():
             shutil.rmtree(copy)
@@ -164,7 +179,7 @@ class ModelPublisher(Trainer):
         folder = self._copy_to_push(checkpoint_folder)
         self.create_model_card(output_dir=folder)
         places = {HubStrategy.CHECKPOINT: LAST_CHECKPOINT, HubStrategy.ALL_CHECKPOINTS: Path(checkpoint_folder).name}
-        future = HfApi().run_as_future(
+        future = self._hub_api.run_as_future(
             self._push_copy, folder, places.get(strategy), f"Training in progress, step {self.state.global_step}"
         )
         if busy:

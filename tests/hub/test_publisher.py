@@ -1,6 +1,7 @@
 """Pushing, with the real client, to the loopback Hub."""
 
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -234,11 +235,12 @@ def test_the_trainers_card_says_what_it_knows_and_that_the_rest_was_not_measured
     trainer = make_trainer(hub_strategy="end")
     trainer.train()
     metrics = trainer.evaluate()
-    trainer.push_to_hub(language=["en"], license="apache-2.0", tags="test")
+    trainer.push_to_hub(language=["en"], license="apache-2.0", tags="test", finetuned_from="user/base")
     card = content(hub, "README.md")
     data = yaml.safe_load(card.split("---")[1])
     assert (data["language"], data["license"]) == (["en"], "apache-2.0")
-    assert {"test", "multi-task", "hf-multitask"} <= set(data["tags"])
+    assert data["tags"] == ["hf-multitask", "multi-task", "test"]
+    assert data["base_model"] == "user/base"
     results = data["model-index"][0]["results"]
     found = {
         (result["dataset"]["name"], metric["type"]): metric["value"]
@@ -264,3 +266,19 @@ def test_a_card_before_any_evaluation_says_so(hub: LoopbackHub, make_trainer: An
     card = (Path(trainer.args.output_dir) / "README.md").read_text()
     assert "## Results\n\nNot measured." in card
     assert "model-index" not in card
+
+
+def test_pushes_of_checkpoints_follow_each_other_in_order(
+    hub: LoopbackHub, make_trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    pushed: list[str] = []
+
+    def slow_at_first(*args: Any, commit_message: str, **kwargs: Any) -> None:
+        begun.append(commit_message)
+        threading.Event().wait(0.5 if len(begun) == 1 else 0)
+        pushed.append(commit_message)
+
+    monkeypatch.setattr("hf_multitask.hub.publisher.upload_folder", slow_at_first)
+    make_trainer(hub_strategy="every_save", hub_always_push=True).train()
+    assert pushed == ["Training in progress, step 2", "Training in progress, step 4"]
