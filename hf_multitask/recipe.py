@@ -26,11 +26,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, PreTrainedTokenizerBase
 
 from hf_multitask.data.loading import OnBadRows
+from hf_multitask.data.preparation import PreparedData, prepare
 from hf_multitask.data.sources import FileSource, HubSource, Source
-from hf_multitask.model.configuration_mtbert import Pooling, TaskConfig, nearest, refuse_unknown_keys
+from hf_multitask.model.configuration_mtbert import (
+    MultiTaskBertConfig,
+    Pooling,
+    TaskConfig,
+    nearest,
+    refuse_unknown_keys,
+)
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
 
 _NESTED_FLAG = re.compile(r"--\w+\.")
@@ -164,6 +171,23 @@ class RecipeParser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Instead of argparse's exit with a page of usage."""
         raise ValueError(message)
+
+
+def prepare_data(
+    recipe: Recipe, config: MultiTaskBertConfig, tokenizer: PreTrainedTokenizerBase, splits: Sequence[str]
+) -> PreparedData:
+    """The recipe's data for those of a model's tasks that it has data for, cut where recipe, tokenizer or model say.
+
+    Args:
+        recipe: The recipe.
+        config: The model's, whose table of tasks goes before the recipe's.
+        tokenizer: The model's.
+        splits: As for [`prepare`].
+    """
+    longest = config.longest_input(tokenizer)
+    max_length = min(recipe.data.max_length or longest, longest)
+    tasks = {name: task for name, task in config.tasks.items() if name in recipe.sources}
+    return prepare(tasks, recipe.sources, splits, tokenizer, max_length, recipe.data.on_bad_rows)
 
 
 @contextmanager

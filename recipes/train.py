@@ -18,13 +18,13 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 from transformers import AutoTokenizer, set_seed
 
 from hf_multitask import MultiTaskBertConfig, MultiTaskBertModel, MultiTaskTrainer
-from hf_multitask.data.preparation import PreparedData, prepare
+from hf_multitask.data.preparation import PreparedData
 from hf_multitask.data.sources import HubSource
 from hf_multitask.evaluation.metrics import trivial_score
 from hf_multitask.evaluation.summary import results_table
 from hf_multitask.hub.card import RunFacts
 from hf_multitask.hub.checkpoints import fetch_checkpoint
-from hf_multitask.recipe import Recipe, RecipeParser, refusals, writable_folder
+from hf_multitask.recipe import Recipe, RecipeParser, prepare_data, refusals, writable_folder
 
 DEFAULT_CONFIG = Path(__file__).parent / "quickstart.yaml"
 
@@ -72,13 +72,11 @@ def main() -> None:
         set_seed(args.seed)
         model = build_model(recipe)
         tokenizer = AutoTokenizer.from_pretrained(recipe.model.backbone)
-        longest = model.config.longest_input(tokenizer)
-        max_length = min(recipe.data.max_length or longest, longest)
-        # Saved with the tokenizer, so that whoever loads the model cuts texts where the training did.
-        tokenizer.model_max_length = max_length
+        if recipe.data.max_length is not None:
+            # Saved with the tokenizer, so that whoever loads the model cuts texts where the training did.
+            tokenizer.model_max_length = min(recipe.data.max_length, tokenizer.model_max_length)
         with args.main_process_first(desc="preparing the data"):
-            splits = ["train", "validation"]
-            data = prepare(recipe.tasks, recipe.sources, splits, tokenizer, max_length, recipe.data.on_bad_rows)
+            data = prepare_data(recipe, model.config, tokenizer, ["train", "validation"])
         trainer = MultiTaskTrainer(model, args, data.rows["train"], data.rows["validation"], processing_class=tokenizer)
         resume = args.resume_from_checkpoint
         if resume not in (None, "true") and not Path(resume).is_dir():

@@ -1,7 +1,8 @@
 import math
 
 from hf_multitask import TaskConfig
-from hf_multitask.evaluation.summary import results_table
+from hf_multitask.evaluation.summary import comparison_table, results_table
+from hf_multitask.evaluation.uncertainty import Comparison, Interval
 
 
 def test_every_task_stands_beside_its_trivial_predictor() -> None:
@@ -14,4 +15,32 @@ def test_every_task_stands_beside_its_trivial_predictor() -> None:
         "| sts | pearson | 0.800 | undefined |",
         "| sts | rmse | 1.000 | 1.500 (mean score) |",
         "| all | final score | 0.700 | |",
+    ]
+
+
+def test_intervals_have_a_column_and_what_is_not_known_is_said() -> None:
+    tasks = {"sst": TaskConfig("single_label_classification", num_labels=5), "sts": TaskConfig("pair_regression")}
+    metrics = {"eval_sst_accuracy": 0.5, "eval_sts_pearson": math.nan, "eval_final_score": math.nan}
+    nothing = Interval(math.nan, math.nan, math.nan)
+    intervals = {"sst": {"accuracy": Interval(0.5, 0.4, 0.61)}, "sts": {"pearson": nothing}}
+    lines = results_table(tasks, metrics, {"sst": {"accuracy": 0.25}}, intervals).splitlines()
+    assert lines[2:] == [
+        "| sst | accuracy | 0.500 | 0.400 to 0.610 | 0.250 (majority class) |",
+        "| sts | pearson | undefined | undefined | not measured |",
+        "| all | final score | undefined | | |",
+    ]
+    assert {line.count("|") for line in lines} == {6}
+
+
+def test_a_comparison_shows_both_scores_and_what_tells_them_apart() -> None:
+    first = {"eval_sst_accuracy": 0.5, "eval_sts_pearson": 0.8}
+    second = {"eval_sst_accuracy": 0.55, "eval_sts_pearson": 0.7}
+    comparisons = {
+        "sst": {"accuracy": Comparison(Interval(0.05, -0.01, 0.11), 0.04)},
+        "sts": {"pearson": Comparison(Interval(-0.1, -0.2, -0.05), 0.001)},
+    }
+    lines = comparison_table(first, second, comparisons).splitlines()
+    assert lines[2:] == [
+        "| sst | accuracy | 0.500 | 0.550 | +0.050 | -0.010 to +0.110 | 0.040 | 0.040 |",
+        "| sts | pearson | 0.800 | 0.700 | -0.100 | -0.200 to -0.050 | 0.001 | 0.002 |",
     ]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,35 @@ def by_hand(pipe: MultiTaskPipeline, task: str, file: Path) -> dict[str, float]:
             float(label) if config.is_regression else config.labels.index(label) if task == "sentiment" else int(label)
         )
     return score(config, values, labels)
+
+
+def test_compare_finds_no_difference_between_a_model_and_itself(
+    trained: tuple[Path, Any], run_in_process: Callable, tmp_path: Path
+) -> None:
+    folder, _ = trained
+    run = run_in_process("compare.py", folder, folder, "--use_cpu")
+    assert run.returncode == 0, run.stderr[-2000:]
+    results = json.loads((folder / "all_results.json").read_text())
+    for task, metric in TASKS.items():
+        value = f"{results[f'eval_{task}_{metric}']:.3f}"
+        line = f"| {task} | {metric} | {value} | {value} | +0.000 | "
+        assert line in run.stdout
+    assert run.stdout.count("| 1.000 | 1.000 |\n") == 4
+
+
+def test_models_that_cannot_be_compared_are_refused(
+    trained: tuple[Path, Any], run_in_process: Callable, tmp_path: Path
+) -> None:
+    folder, other = trained[0], tmp_path / "other"
+    shutil.copytree(folder, other, ignore=shutil.ignore_patterns("checkpoint-*"))
+    config = json.loads((other / "config.json").read_text())
+    config["tasks"][0]["labels"].reverse()
+    (other / "config.json").write_text(json.dumps(config))
+    run = run_in_process("compare.py", folder, "--use_cpu")
+    assert run.stderr.splitlines()[-1] == "error: name two models to compare, not 1."
+    run = run_in_process("compare.py", folder, other, "--use_cpu")
+    assert run.returncode == 2
+    assert run.stderr.splitlines()[-1] == "error: task 'sentiment': the models do not have the same labels."
 
 
 def test_predict_reads_a_file_and_writes_jsonl(

@@ -1,0 +1,185 @@
+"""How sure a score is, and whether one model is better than another: by resampling the rows that were scored.
+
+It is the uncertainty of a finite evaluation set. That of training, over seeds, is another (`recipes/sweep.py`).
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import bootstrap, permutation_test
+
+from hf_multitask.evaluation.metrics import score
+from hf_multitask.model.configuration_mtbert import TaskConfig
+
+# A statistic of values of rows along an axis; any number of them at once.
+Statistic = Callable[..., np.ndarray]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value, and the bounds of its confidence interval; NaN where it is undefined."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The second model's score less the first's, with its interval, and the p-value of there being no difference."""
+
+    difference: Interval
+    p_value: float
+
+
+def bootstrap_intervals(
+    task: TaskConfig,
+    predicted: np.ndarray,
+    labels: np.ndarray,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Bias-corrected and accelerated bootstrap intervals of a task's metrics (Efron 1987).
+
+    Args:
+        task: The task.
+        predicted, labels: Class ids or scores, [B].
+        confidence: How often such an interval holds the true value, from 0 to 1.
+        resamples: How often B rows are drawn with replacement.
+        seed: Of the draws.
+
+    Returns:
+        An interval by metric.
+    """
+    values = score(task, predicted, labels)
+    intervals = {}
+    for metric, statistic in _statistics(task).items():
+        low, high = _bounds(statistic, _samples(task, predicted, labels), confidence, resamples, seed)
+        intervals[metric] = Interval(values[metric], low, high)
+    return intervals
+
+
+def compare(
+    task: TaskConfig,
+    first: np.ndarray,
+    second: np.ndarray,
+    labels: np.ndarray,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Comparison]:
+    """Compares two models' predictions for the same rows.
+
+    The p-value is that of the paired permutation test: were the models alike, swapping their predictions in any of the
+    rows would give as great a difference as often as not (two-sided). The interval is the paired bootstrap's.
+
+    Args:
+        task: The task.
+        first, second: Predictions of the two models, class ids or scores, [B].
+        labels: [B].
+        confidence, resamples, seed: As for [`bootstrap_intervals`].
+
+    Returns:
+        A comparison by metric.
+    """
+    before, after = score(task, first, labels), score(task, second, labels)
+    comparisons = {}
+    for metric, statistic in _statistics(task).items():
+        both = (*_samples(task, first, labels), *_samples(task, second, labels)[:1])
+
+        def difference(a: np.ndarray, *rest: np.ndarray, axis: int, of: Statistic = statistic) -> np.ndarray:
+            *shared, b = rest
+            return of(b, *shared, axis=axis) - of(a, *shared, axis=axis)
+
+        low, high = _bounds(difference, both, confidence, resamples, seed)
+        value = after[metric] - before[metric]
+        comparisons[metric] = Comparison(
+            Interval(value, low, high), _permutation_p_value(statistic, both, resamples, seed)
+        )
+    return comparisons
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Adjusts p-values of several tests, so that the chance of any false finding stays below the level (Holm 1979).
+
+    Args:
+        p_values: By test; NaN where a test was not possible, and is not counted.
+    """
+    known = sorted((p, name) for name, p in p_values.items() if p == p)
+    adjusted, greatest = dict(p_values), 0.0
+    for rank, (p, name) in enumerate(known):
+        greatest = max(greatest, min(1.0, (len(known) - rank) * p))
+        adjusted[name] = greatest
+    return adjusted
+
+
+def _samples(task: TaskConfig, predicted: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
+    """What the statistics read of each row: for a classification whether it is right, for a regression both scores."""
+    if task.is_regression:
+        return np.asarray(predicted, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+    return (np.equal(predicted, labels).astype(np.float64),)
+
+
+def _statistics(task: TaskConfig) -> Mapping[str, Statistic]:
+    return {"pearson": _pearson, "rmse": _rmse} if task.is_regression else {"accuracy": _mean}
+
+
+def _mean(values: np.ndarray, axis: int) -> np.ndarray:
+    return np.mean(values, axis=axis)
+
+
+def _pearson(predicted: np.ndarray, labels: np.ndarray, axis: int) -> np.ndarray:
+    x = predicted - predicted.mean(axis=axis, keepdims=True)
+    y = labels - labels.mean(axis=axis, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (x * y).sum(axis=axis) / np.sqrt((x * x).sum(axis=axis) * (y * y).sum(axis=axis))
+
+
+def _rmse(predicted: np.ndarray, labels: np.ndarray, axis: int) -> np.ndarray:
+    return np.sqrt(np.mean((predicted - labels) ** 2, axis=axis))
+
+
+def _bounds(
+    statistic: Statistic, samples: tuple[np.ndarray, ...], confidence: float, resamples: int, seed: int
+) -> tuple[float, float]:
+    if len(samples[0]) < 2:
+        return np.nan, np.nan
+    with warnings.catch_warnings():
+        # Rows that do not vary have no interval, which NaN says.
+        warnings.simplefilter("ignore")
+        result = bootstrap(
+            samples,
+            statistic,
+            paired=True,
+            vectorized=True,
+            axis=-1,
+            confidence_level=confidence,
+            n_resamples=resamples,
+            # Memory of a batch of resamples, not of all of them.
+            batch=100,
+            rng=np.random.default_rng(seed),
+        )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def _permutation_p_value(statistic: Statistic, both: tuple[np.ndarray, ...], resamples: int, seed: int) -> float:
+    first, *shared, second = both
+
+    def difference(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
+        return statistic(b, *shared, axis=axis) - statistic(a, *shared, axis=axis)
+
+    return float(
+        permutation_test(
+            (first, second),
+            difference,
+            permutation_type="samples",
+            vectorized=True,
+            axis=-1,
+            n_resamples=resamples,
+            batch=100,
+            rng=np.random.default_rng(seed),
+        ).pvalue
+    )

@@ -1,0 +1,66 @@
+"""Says whether one model is better than another on the data of a recipe.
+
+    python recipes/compare.py outputs/a outputs/b --config recipes/paper/base.yaml --data_dir DIR
+
+For every task and metric: both scores, their difference (second less first) with its 95 % bootstrap interval, the
+p-value of a paired permutation test, and that value corrected for the number of tasks and metrics (Holm). Models may be
+folders or Hub ids; they are compared on the tasks that both have.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+# Python puts a script's folder first on its path, where evaluate.py would hide the library of that name.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+
+from accelerate import PartialState
+
+from hf_multitask.data.sources import SPLITS
+from hf_multitask.evaluation.summary import comparison_table
+from hf_multitask.evaluation.uncertainty import compare
+from hf_multitask.recipe import RecipeParser, refusals
+from hf_multitask.scoring import Scored, score_model
+
+DEFAULT_CONFIG = Path(__file__).parent / "quickstart.yaml"
+
+
+def shared_tasks(first: Scored, second: Scored) -> list[str]:
+    """The tasks that can be compared.
+
+    Raises:
+        ValueError: There are none, or a task's labels mean something else to the second model.
+    """
+    names = [name for name in first.tasks if name in second.tasks]
+    if not names:
+        raise ValueError(f"the models share no task: {', '.join(first.tasks)}; {', '.join(second.tasks)}.")
+    for name in names:
+        a, b = first.tasks[name], second.tasks[name]
+        if (a.type, a.labels, a.score_range) != (b.type, b.labels, b.score_range):
+            raise ValueError(f"task {name!r}: the models do not have the same labels.")
+    return names
+
+
+def main() -> None:
+    with refusals():
+        parser = RecipeParser(DEFAULT_CONFIG, description=__doc__)
+        # Not nargs=2: the recipe's YAML is parsed by the same parser, and names none.
+        parser.add_argument("models", nargs="*", metavar="MODEL", help="Folder or Hub id of a model; two of them.")
+        parser.add_argument("--split", default="validation", choices=SPLITS, help="The split to compare on.")
+        recipe = parser.parse_recipe(sys.argv[1:])
+        if len(parser.extra.models) != 2:
+            raise ValueError(f"name two models to compare, not {len(parser.extra.models)}.")
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        first, second = (score_model(recipe, model, parser.extra.split) for model in parser.extra.models)
+        names = shared_tasks(first, second)
+    if PartialState().is_main_process:
+        comparisons = {
+            name: compare(first.tasks[name], first.predicted[name], second.predicted[name], first.labels[name])
+            for name in names
+        }
+        print(comparison_table(first.metrics, second.metrics, comparisons))
+    PartialState().destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
