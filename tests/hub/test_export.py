@@ -1,9 +1,9 @@
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
 from transformers import BertModel
 
 from hf_multitask import MultiTaskBertModel, MultiTaskPipeline, export_sentence_transformer
@@ -15,15 +15,12 @@ from tests.conftest import sentences, tiny_model
 def test_sentence_transformers_loads_the_folder_and_gives_equal_embeddings(
     pooling: str, kind: str, tokenizer: Any, tmp_path: Path
 ) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        sentence_transformers = pytest.importorskip("sentence_transformers")
     if kind != "bert":
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
     model = tiny_model(kind=kind, pooling=pooling)
     export_sentence_transformer(model, tmp_path / "exported", tokenizer)
     texts = [*sentences(20), " ".join(["a cat"] * 60)]
-    theirs = sentence_transformers.SentenceTransformer(str(tmp_path / "exported"), device="cpu")
+    theirs = SentenceTransformer(str(tmp_path / "exported"), device="cpu")
     ours = MultiTaskPipeline(model, tokenizer, device="cpu").embed(texts)
     assert np.abs(theirs.encode(texts, batch_size=4) - ours).max() <= 1e-6 * np.abs(ours).max()
 
