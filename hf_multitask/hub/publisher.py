@@ -171,8 +171,10 @@ class ModelPublisher(Trainer):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Pushes a checkpoint's model, with its card and what the run has reported, and, if so told, the checkpoint."""
         strategy = self.args.hub_strategy
+        if not self.is_world_process_zero() or strategy == HubStrategy.END:
+            return
         busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
-        if not self.is_world_process_zero() or strategy == HubStrategy.END or (busy and not self.args.hub_always_push):
+        if busy and not self.args.hub_always_push:
             return
         self._report_failed_pushes()
         self.callback_handler.on_push_begin(self.args, self.state, self.control)

@@ -31,15 +31,18 @@ print(json.dumps({"logits": logits, "predicted": pipe(tuple(pair)), "code": type
 """
 
 
-def launch(tmp_path: Path, *flags: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = ["-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", "1", "--cpu"]
+ONE_PROCESS = ("-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", "1", "--cpu")
+TWO_PROCESSES = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone")
+
+
+def launch(command: tuple[str, ...], tmp_path: Path, *flags: object) -> subprocess.CompletedProcess[str]:
     variables = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_TOKEN": OWNER_TOKEN, "PYTHONPATH": str(ROOT)}
     script = [ROOT / "recipes/train.py", "--output_dir", tmp_path / "out", *QUICK, "--max_steps", "2", *flags]
     return subprocess.run(
         [sys.executable, *command, *map(str, script)],
         capture_output=True,
         text=True,
-        env={**variables, **environment, "OMP_NUM_THREADS": "1"},
+        env={**variables, "OMP_NUM_THREADS": "1"},
         cwd=tmp_path,
     )
 
@@ -50,7 +53,7 @@ def test_a_pushed_run_is_the_same_model_wherever_it_is_loaded(
     tmp_path: Path,
 ) -> None:
     push = ("--push_to_hub", "--hub_model_id", "user/mtbert-smart", "--language", "en", "--license", "apache-2.0")
-    run = launch(tmp_path, *push)
+    run = launch(ONE_PROCESS, tmp_path, *push)
     assert run.returncode == 0, run.stderr[-3000:]
     sent, out = hub.files("user/mtbert-smart"), tmp_path / "out"
     for path, blob in sent.items():
@@ -78,6 +81,20 @@ def test_a_pushed_run_is_the_same_model_wherever_it_is_loaded(
         assert theirs["code"].startswith(code)
         assert theirs["logits"] == logits
         assert theirs["predicted"] == predicted
+
+
+def test_two_processes_push_as_one_does(hub: LoopbackHub, tmp_path: Path) -> None:
+    push = ("--push_to_hub", "--hub_model_id", "user/two", "--hub_strategy", "checkpoint", "--hub_always_push")
+    save = ("--save_strategy", "steps", "--save_steps", 1, "--use_cpu")
+    run = launch(TWO_PROCESSES, tmp_path, *push, *save)
+    assert run.returncode == 0, run.stderr[-3000:]
+    steps = [f"Training in progress, step {step}{what}" for step in (1, 2) for what in (", checkpoint", "")]
+    assert hub.messages("user/two") == [*steps, "Model save"]
+    sent = hub.files("user/two")
+    assert {"last-checkpoint/rng_state_0.pth", "last-checkpoint/rng_state_1.pth", "pipeline_mtbert.py"} <= set(sent)
+    for path in ("model.safetensors", "README.md", "all_results.json"):
+        assert sent[path].read_bytes() == (tmp_path / "out" / path).read_bytes()
+    assert "on 2 processes on CPU" in sent["README.md"].read_text()
 
 
 @pytest.mark.parametrize(
