@@ -66,10 +66,12 @@ def test_the_card_says_what_was_measured_and_its_code_runs(trained: tuple[Path, 
     assert shape == "torch.Size([1, 128])"
 
 
-def test_trainer_evaluate_script_and_a_loop_over_predict_agree(trained: tuple[Path, Any], run_script: Callable) -> None:
+def test_trainer_evaluate_script_and_a_loop_over_predict_agree(
+    trained: tuple[Path, Any], run_in_process: Callable
+) -> None:
     folder, _ = trained
     in_training = json.loads((folder / "all_results.json").read_text())
-    script = run_script("evaluate.py", "--output_dir", folder)
+    script = run_in_process("evaluate.py", "--output_dir", folder)
     assert script.returncode == 0, script.stderr[-2000:]
     pipe = pipeline("multi-task", model=str(folder))
     for task, metric in TASKS.items():
@@ -169,10 +171,10 @@ def test_predict_writes_the_courses_layout(
     assert math.isfinite(value(prediction))
 
 
-def test_an_interrupted_run_is_resumed(run_script: Callable, tmp_path: Path) -> None:
+def test_an_interrupted_run_is_resumed(run_in_process: Callable, tmp_path: Path) -> None:
     save = ("--output_dir", tmp_path / "out", *QUICK, "--save_strategy", "steps", "--save_steps", 2)
-    assert run_script("train.py", *save, "--max_steps", 2).returncode == 0
-    run = run_script("train.py", *save, "--max_steps", 4, "--resume_from_checkpoint", "true")
+    assert run_in_process("train.py", *save, "--max_steps", 2).returncode == 0
+    run = run_in_process("train.py", *save, "--max_steps", 4, "--resume_from_checkpoint", "true")
     assert run.returncode == 0, run.stderr[-2000:]
     state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
     assert state["global_step"] == 4

@@ -27,14 +27,14 @@ def write_sweep(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_a_sweep_tabulates_its_runs_reports_a_failed_one_and_repeats_none(
-    write_sweep: Callable, run_script: Callable, tmp_path: Path
+    write_sweep: Callable, run_in_process: Callable, tmp_path: Path
 ) -> None:
     sweep = write_sweep({"plain": QUICK, "SMART, λ = 1": {**QUICK, "smart": {"weight": 1.0}}})
     out = tmp_path / "out"
     # A run that cannot begin: its folder is there, but its recipe is refused.
     broken = write_sweep({"plain": QUICK, "broken": {**QUICK, "smart": {"wight": 1.0}}})
     rate = ("--learning_rate", "0.002")
-    first = run_script("sweep.py", broken, "--output_dir", out, "--seeds", 1, *rate)
+    first = run_in_process("sweep.py", broken, "--output_dir", out, "--seeds", 1, *rate)
     assert first.returncode == 1
     assert f"failed: {out / 'broken' / 'seed-0'}" in first.stderr
     assert "unknown key 'wight'" in (out / "broken" / "seed-0" / "log.txt").read_text()
@@ -42,7 +42,7 @@ def test_a_sweep_tabulates_its_runs_reports_a_failed_one_and_repeats_none(
 
     written = (out / "plain" / "seed-0" / "all_results.json").stat().st_mtime_ns
     sweep = write_sweep({"plain": QUICK, "SMART, λ = 1": {**QUICK, "smart": {"weight": 1.0}}})
-    second = run_script("sweep.py", sweep, "--output_dir", out, "--jobs", 2, *rate)
+    second = run_in_process("sweep.py", sweep, "--output_dir", out, "--jobs", 2, *rate)
     assert second.returncode == 0, second.stderr[-2000:]
     assert (out / "plain" / "seed-0" / "all_results.json").stat().st_mtime_ns == written
     results = pd.read_csv(out / "results.csv")
@@ -57,7 +57,7 @@ def test_a_sweep_tabulates_its_runs_reports_a_failed_one_and_repeats_none(
     assert "--max_steps 2 " in flags
     assert "--smart.weight=1.0 --learning_rate 0.002 --seed 1 " in flags
 
-    other = run_script("sweep.py", sweep, "--output_dir", out, "--learning_rate", "0.003")
+    other = run_in_process("sweep.py", sweep, "--output_dir", out, "--learning_rate", "0.003")
     assert other.returncode == 2
     assert "holds a run with other flags" in other.stderr
 
@@ -74,9 +74,9 @@ def test_a_sweep_tabulates_its_runs_reports_a_failed_one_and_repeats_none(
     ],
 )
 def test_mistakes_are_refused_by_a_sentence(
-    write_sweep: Callable, run_script: Callable, tmp_path: Path, keys: dict, message: str
+    write_sweep: Callable, run_in_process: Callable, tmp_path: Path, keys: dict, message: str
 ) -> None:
-    run = run_script("sweep.py", write_sweep(**keys), "--output_dir", tmp_path / "out")
+    run = run_in_process("sweep.py", write_sweep(**keys), "--output_dir", tmp_path / "out")
     assert run.returncode == 2
     assert message in run.stderr
     assert "Traceback" not in run.stderr
