@@ -97,7 +97,7 @@ def compare(
         low, high = _bounds(difference, both, confidence, resamples, seed)
         value = after[metric] - before[metric]
         comparisons[metric] = Comparison(
-            Interval(value, low, high), _permutation_p_value(statistic, both, resamples, seed)
+            Interval(value, low, high), _permutation_p_value(difference, both, resamples, seed)
         )
     return comparisons
 
@@ -165,16 +165,14 @@ def _bounds(
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def _permutation_p_value(statistic: Statistic, both: tuple[np.ndarray, ...], resamples: int, seed: int) -> float:
+def _permutation_p_value(difference: Statistic, both: tuple[np.ndarray, ...], resamples: int, seed: int) -> float:
     first, *shared, second = both
-
-    def difference(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
-        return statistic(b, *shared, axis=axis) - statistic(a, *shared, axis=axis)
 
     return float(
         permutation_test(
             (first, second),
-            difference,
+            # What both share, such as the labels, is not swapped.
+            lambda a, b, axis: difference(a, *shared, b, axis=axis),
             permutation_type="samples",
             vectorized=True,
             axis=-1,

@@ -21,15 +21,7 @@ from hf_multitask.hub.upload import HUB_ERRORS, may_pass, refused_by_hub, upload
 logger = logging.getLogger(__name__)
 
 # What a checkpoint has for resuming, beside the model.
-_RESUMING = [
-    "optimizer*",
-    "scheduler.pt",
-    "scaler.pt",
-    "rng_state*",
-    "*.pt",
-    "average.safetensors",
-    "epoch_losses.json",
-]
+_RESUMING = ["optimizer*", "*.pt", "rng_state*", "average.safetensors", "epoch_losses.json"]
 # What a run says of itself, beside its checkpoints.
 _REPORTS = ("data_report.json", "train_results.json", "eval_results.json", "all_results.json", "report")
 _PUSH_PREFIX = "_push-"
