@@ -1,17 +1,24 @@
 """Trains a list of recipes with several seeds each, and tabulates their scores.
 
-    python recipes/sweep.py recipes/sweeps/effects.yaml --output_dir outputs/effects --data_dir DIR --backbone MINILM
+    python recipes/sweep.py recipes/paper/table5.yaml --data_dir DIR --backbone MINILM --seeds 3
 
-The file names a recipe and the runs, each a mapping of keys that it changes:
+The file names the runs, each a mapping of keys that it changes in a recipe, the sweep's or its own:
 
     recipe: full_finetuning.yaml
     seeds: 3
+    every_run: {max_steps: 600}
     runs:
       plain: {}
-      SMART: {smart: {weight: 0.02}}
+      SMART: {recipe: smart_01.yaml, smart.weight: 0.02}
+    grid:
+      learning_rate: [1.0e-5, 2.0e-5]
+      smart.weight: [0.02, 0.1]
+    paper:
+      plain: {final: 0.763}
 
-Flags that are not the sweep's own go to every run. A sweep that was interrupted goes on where it stopped: runs that are
-done are not repeated. A run that fails is reported, and the others go on.
+`grid` adds a run for each combination of its values; `paper` has published scores to show beside ours. Flags that are
+not the sweep's own go to every run. A sweep that was interrupted goes on where it stopped: runs that are done are not
+repeated. A run that fails is reported, and the others go on.
 """
 
 import argparse
@@ -21,38 +28,78 @@ import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 # Python puts a script's folder first on its path, where evaluate.py would hide the library of that name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-import pandas as pd
-
+from hf_multitask.evaluation.seeds import latex_table, markdown_table, tidy_scores
 from hf_multitask.recipe import load_yaml, refusals, writable_folder
 
 # A run's folder has its flags from its beginning, and a mark once it has ended well.
 FLAGS, DONE = "flags.txt", "done"
-SCORE = re.compile(r"eval_(.*)_(accuracy|pearson)|eval_(final)_score")
+KEYS = ("recipe", "seeds", "every_run", "runs", "grid", "paper")
 
 
-def read_sweep(path: Path) -> tuple[Path, int, dict[str, dict[str, Any]]]:
-    """The recipe, the number of seeds and the runs of a sweep's file.
+@dataclass
+class Sweep:
+    """What a sweep's file says.
+
+    Args:
+        runs: Each run's recipe and the keys that it changes, by the run's name.
+        seeds: How many.
+        paper: Published scores of runs, by the names of run and score.
+    """
+
+    runs: dict[str, tuple[Path, dict[str, Any]]]
+    seeds: int
+    paper: dict[str, dict[str, float]]
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Reads a sweep's file.
 
     Raises:
         ValueError: A key that is unknown or missing, or a value of the wrong kind.
     """
     values = load_yaml(path)
-    if unknown := set(values) - {"recipe", "seeds", "runs"}:
-        raise ValueError(f"{path}: unknown key {min(unknown)!r}; known: recipe, seeds, runs.")
-    runs, seeds = values.get("runs"), values.get("seeds", 3)
-    if not isinstance(runs, dict) or not all(isinstance(changes, dict) for changes in runs.values()) or not runs:
+    if unknown := set(values) - set(KEYS):
+        raise ValueError(f"{path}: unknown key {min(unknown)!r}; known: {', '.join(KEYS)}.")
+    runs, every_run, paper = values.get("runs") or {}, values.get("every_run") or {}, values.get("paper") or {}
+    if not isinstance(runs, dict) or not all(isinstance(changes, dict) for changes in runs.values()):
         raise ValueError(f"{path}: runs must be a mapping of names to the keys that each changes.")
+    runs = {str(name): changes for name, changes in runs.items()} | _grid(path, values.get("grid") or {})
+    if not runs:
+        raise ValueError(f"{path}: names no runs; give runs, by name the keys that each changes, or grid.")
+    if not isinstance(every_run, dict):
+        raise ValueError(f"{path}: every_run must be a mapping of the keys that all runs change, not {every_run!r}.")
+    seeds = values.get("seeds", 3)
     if not isinstance(seeds, int) or seeds < 1:
         raise ValueError(f"{path}: seeds must be a number from 1 on, not {seeds!r}.")
-    recipe = path.parent / str(values.get("recipe"))
-    load_yaml(recipe)
-    return recipe.resolve(), seeds, runs
+    if not isinstance(paper, dict) or not all(isinstance(scores, dict) for scores in paper.values()):
+        raise ValueError(f"{path}: paper must be a mapping of runs to their scores by name.")
+    if unknown := set(paper) - set(runs):
+        raise ValueError(f"{path}: paper names the run {min(unknown)!r}; there are {', '.join(runs)}.")
+    read = {}
+    for name, changes in runs.items():
+        recipe = changes.get("recipe", values.get("recipe"))
+        if recipe is None:
+            raise ValueError(f"{path}: run {name!r} has no recipe; give one to it or to the sweep.")
+        load_yaml(path.parent / str(recipe))
+        own = {key: value for key, value in changes.items() if key != "recipe"}
+        read[name] = ((path.parent / str(recipe)).resolve(), {**every_run, **own})
+    return Sweep(read, seeds, paper)
+
+
+def _grid(path: Path, grid: Any) -> dict[str, dict[str, Any]]:
+    """A run for each combination of a grid's values, named after them."""
+    if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
+        raise ValueError(f"{path}: grid must be a mapping of keys to lists of values.")
+    combinations = (dict(zip(grid, values, strict=True)) for values in product(*grid.values())) if grid else ()
+    return {", ".join(f"{key} = {value}" for key, value in changes.items()): changes for changes in combinations}
 
 
 def as_flags(changes: dict[str, Any], prefix: str = "--") -> list[str]:
@@ -61,7 +108,7 @@ def as_flags(changes: dict[str, Any], prefix: str = "--") -> list[str]:
     for key, value in changes.items():
         if isinstance(value, dict) and value:
             flags += as_flags(value, f"{prefix}{key}.")
-        elif prefix == "--":
+        elif prefix == "--" and "." not in key:
             words = value if isinstance(value, list) else [value]
             words = [json.dumps(word) if word is None or isinstance(word, dict) else word for word in words]
             flags += [f"--{key}", *map(str, words)]
@@ -70,9 +117,7 @@ def as_flags(changes: dict[str, Any], prefix: str = "--") -> list[str]:
     return flags
 
 
-def plan(
-    recipe: Path, seeds: int, runs: dict[str, dict[str, Any]], output_dir: Path, flags: list[str]
-) -> dict[tuple[str, int], tuple[Path, list[str]]]:
+def plan(sweep: Sweep, seeds: int, output_dir: Path, flags: list[str]) -> dict[tuple[str, int], tuple[Path, list[str]]]:
     """The folder and the flags of each run, by its name and seed.
 
     Raises:
@@ -81,7 +126,7 @@ def plan(
     plans: dict[tuple[str, int], tuple[Path, list[str]]] = {}
     # All runs of one seed before the next, so that a table is whole as soon as may be.
     for seed in range(seeds):
-        for name, changes in runs.items():
+        for name, (recipe, changes) in sweep.runs.items():
             folder = output_dir / re.sub(r"[^\w.=-]+", "_", name) / f"seed-{seed}"
             words = ["--config", str(recipe), *as_flags(changes), *flags]
             words += ["--seed", str(seed), "--output_dir", str(folder)]
@@ -109,50 +154,28 @@ def train(folder: Path, flags: list[str]) -> bool:
     return not failed
 
 
-def collect(folders: dict[tuple[str, int], Path]) -> pd.DataFrame:
-    """A row for each score of each run that is done: run, seed, score, value."""
-    rows = []
-    for (name, seed), folder in folders.items():
-        results = json.loads((folder / "all_results.json").read_text())
-        for key, value in results.items():
-            if match := SCORE.fullmatch(key):
-                rows.append((name, seed, match[1] or match[3], value))
-    return pd.DataFrame(rows, columns=["run", "seed", "score", "value"])
-
-
-def tabulate(results: pd.DataFrame) -> str:
-    """Mean ± standard deviation over seeds, a line for each run, as Markdown."""
-    scores = list(dict.fromkeys(results["score"]))
-    lines = ["| run | seeds | " + " | ".join(scores) + " |", "| --- | ---: |" + " ---: |" * len(scores)]
-    for name, run in results.groupby("run", sort=False):
-        cells = []
-        for score in scores:
-            values = run.loc[run["score"] == score, "value"]
-            cells.append(f"{values.mean():.3f}" + (f" ± {values.std():.3f}" if len(values) > 1 else ""))
-        lines.append(f"| {name} | {run['seed'].nunique()} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("sweep", type=Path, help="The sweep's YAML file.")
-    parser.add_argument("--output_dir", required=True, help="Each run gets a folder in it.")
+    parser.add_argument("--output_dir", help="Each run gets a folder in it; by default, outputs/<the file's name>.")
     parser.add_argument("--seeds", type=int, help="How many; by default what the file says.")
     parser.add_argument("--jobs", type=int, default=1, help="Runs at a time.")
     args, flags = parser.parse_known_args()
     with refusals():
-        recipe, seeds, runs = read_sweep(args.sweep)
-        output_dir = writable_folder(args.output_dir)
-        plans = plan(recipe, args.seeds or seeds, runs, output_dir, flags)
+        sweep = read_sweep(args.sweep)
+        output_dir = writable_folder(args.output_dir or f"outputs/{args.sweep.stem}")
+        plans = plan(sweep, args.seeds or sweep.seeds, output_dir, flags)
     with ThreadPoolExecutor(args.jobs) as pool:
         done = pool.map(lambda planned: train(*planned), plans.values())
     finished = {run: folder for (run, (folder, _)), is_done in zip(plans.items(), done, strict=True) if is_done}
-    results = collect(finished)
+    results = tidy_scores(finished)
     results.to_csv(output_dir / "results.csv", index=False)
-    table = tabulate(results)
+    results.to_parquet(output_dir / "results.parquet", index=False)
+    table = markdown_table(results, sweep.paper)
     (output_dir / "table.md").write_text(table + "\n")
+    (output_dir / "table.tex").write_text(latex_table(results, sweep.paper) + "\n")
     print(table)
     sys.exit(len(finished) < len(plans))
 

@@ -1,6 +1,11 @@
 """Sweeps as a user runs them, on the quickstart."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +14,7 @@ import pytest
 import yaml
 
 from hf_multitask.recipe import RecipeParser
-from recipes.sweep import as_flags
+from recipes.sweep import as_flags, read_sweep
 from tests.recipes.conftest import ROOT
 
 QUICK = {"max_steps": 2, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
@@ -66,8 +71,13 @@ def test_a_sweep_tabulates_its_runs_reports_a_failed_one_and_repeats_none(
     ("keys", "message"),
     [
         ({"runs": ["plain"]}, "runs must be a mapping of names to the keys that each changes"),
-        ({"runs": {}}, "runs must be a mapping"),
-        ({"runs": {"plain": {}}, "seed": 3}, "unknown key 'seed'; known: recipe, seeds, runs"),
+        ({"runs": {}}, "names no runs; give runs"),
+        ({"runs": {}, "grid": {"learning_rate": 1}}, "grid must be a mapping of keys to lists of values"),
+        ({"runs": {"plain": {}}, "every_run": 3}, "every_run must be a mapping of the keys"),
+        ({"runs": {"plain": {}}, "paper": {"plan": {}}}, "paper names the run 'plan'; there are plain"),
+        ({"runs": {"plain": {}}, "paper": {"plain": 0.7}}, "paper must be a mapping of runs to their scores"),
+        ({"runs": {"plain": {}}, "recipe": None}, "run 'plain' has no recipe"),
+        ({"runs": {"plain": {}}, "seed": 3}, "unknown key 'seed'; known: recipe, seeds, every_run, runs"),
         ({"runs": {"plain": {}}, "seeds": "all"}, "seeds must be a number from 1 on, not 'all'"),
         ({"runs": {"a b": {}, "a/b": {}}}, "run 'a/b' would share the folder"),
         ({"runs": {"plain": {}}, "recipe": "nowhere.yaml"}, "nowhere.yaml is not there"),
@@ -82,10 +92,49 @@ def test_mistakes_are_refused_by_a_sentence(
     assert "Traceback" not in run.stderr
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/sweeps/*.yaml")), ids=lambda path: path.stem)
+SWEEPS = [*ROOT.glob("recipes/sweeps/*.yaml"), *ROOT.glob("recipes/paper/table*.yaml")]
+
+
+@pytest.mark.parametrize("path", sorted(SWEEPS), ids=lambda path: path.stem)
 def test_every_run_of_the_repositorys_sweeps_is_a_valid_recipe(path: Path, tmp_path: Path) -> None:
-    sweep = yaml.safe_load(path.read_text())
-    for changes in sweep["runs"].values():
-        base = str(path.parent / sweep["recipe"])
+    for recipe, changes in read_sweep(path).runs.values():
         flags = as_flags(changes)
-        RecipeParser("unused.yaml").parse_recipe(["--config", base, "--output_dir", str(tmp_path), *flags])
+        RecipeParser("unused.yaml").parse_recipe(["--config", str(recipe), "--output_dir", str(tmp_path), *flags])
+
+
+def test_a_grid_has_a_run_for_each_combination_over_what_every_run_changes(write_sweep: Callable) -> None:
+    grid = {"learning_rate": [1e-5, 2e-5], "smart.weight": [0.02, 0.1]}
+    sweep = read_sweep(write_sweep({"plain": {"max_steps": 3}}, every_run={"max_steps": 2}, grid=grid))
+    assert list(sweep.runs) == ["plain"] + [
+        f"learning_rate = {rate}, smart.weight = {weight}" for rate in (1e-05, 2e-05) for weight in (0.02, 0.1)
+    ]
+    assert sweep.runs["plain"][1] == {"max_steps": 3}
+    changes = sweep.runs["learning_rate = 2e-05, smart.weight = 0.1"][1]
+    assert as_flags(changes) == ["--max_steps", "2", "--learning_rate", "2e-05", "--smart.weight=0.1"]
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_in_the_middle_goes_on_to_the_same_table_and_repeats_no_run(
+    write_sweep: Callable, run_script: Callable, tmp_path: Path
+) -> None:
+    sweep = write_sweep({"plain": QUICK, "SMART": {**QUICK, "smart": {"weight": 1.0}}})
+    whole = run_script("sweep.py", sweep, "--output_dir", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr[-2000:]
+
+    out = tmp_path / "out"
+    command = [sys.executable, str(ROOT / "recipes" / "sweep.py"), str(sweep), "--output_dir", str(out)]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    first, second = (out / name / "seed-0" for name in ("plain", "SMART"))
+    while not (first / "done").exists() or not (second / "flags.txt").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (second / "done").exists()
+    finished = (first / "all_results.json").stat().st_mtime_ns
+
+    continued = run_script("sweep.py", sweep, "--output_dir", out)
+    assert continued.returncode == 0, continued.stderr[-2000:]
+    assert (first / "all_results.json").stat().st_mtime_ns == finished
+    assert continued.stdout == whole.stdout
+    assert pd.read_parquet(out / "results.parquet").equals(pd.read_parquet(tmp_path / "whole" / "results.parquet"))

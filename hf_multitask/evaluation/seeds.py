@@ -1,0 +1,120 @@
+"""Scores of runs over seeds: one tidy table, and its summary as Markdown and LaTeX.
+
+This is the uncertainty of training. That of a finite evaluation set is another ([`bootstrap_intervals`]).
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import ttest_ind
+
+from hf_multitask.evaluation.uncertainty import holm
+
+_SCORE = re.compile(r"eval_(.*)_(?:accuracy|pearson)|eval_(final)_score")
+# Below it, a difference is called significant.
+_LEVEL = 0.05
+_LATEX = {"_": r"\_", "&": r"\&", "%": r"\%", "#": r"\#", "$": r"\$", "±": r"$\pm$", "λ": r"$\lambda$"}
+_LATEX |= {"ε": r"$\varepsilon$", "η": r"$\eta$", "μ": r"$\mu$", "σ": r"$\sigma$"}
+
+PaperScores = Mapping[str, Mapping[str, float]]
+
+
+def tidy_scores(folders: Mapping[tuple[str, int], Path]) -> pd.DataFrame:
+    """A row for each score of each run: `run`, `seed`, `score` (a task's name, or `final`) and `value`.
+
+    Args:
+        folders: The output folder of each run, by its name and seed.
+    """
+    rows = []
+    for (name, seed), folder in folders.items():
+        for key, value in json.loads((folder / "all_results.json").read_text()).items():
+            if match := _SCORE.fullmatch(key):
+                rows.append((name, seed, match[1] or match[2], value))
+    return pd.DataFrame(rows, columns=["run", "seed", "score", "value"])
+
+
+def significantly_best(results: pd.DataFrame, score: str) -> str | None:
+    """The run whose mean of a score is above that of every other run, beyond chance.
+
+    Tested by Welch's t-test of its seeds against each other run's, two-sided, at 5 % after Holm's correction.
+
+    Args:
+        results: As [`tidy_scores`] gives them.
+        score: The score.
+
+    Returns:
+        Its name; None if some other run may be as good, if there is no other, or if a run has a single seed.
+    """
+    by_run = {str(name): np.asarray(group["value"]) for name, group in _of(results, score).groupby("run", sort=False)}
+    if len(by_run) < 2 or min(map(len, by_run.values())) < 2:
+        return None
+    best = max(by_run, key=lambda name: by_run[name].mean())
+    others = {name: values for name, values in by_run.items() if name != best}
+    p_values = {name: _welch(by_run[best], values) for name, values in others.items()}
+    return best if max(holm(p_values).values()) < _LEVEL else None
+
+
+def _welch(first: np.ndarray, second: np.ndarray) -> float:
+    if np.ptp(first) == 0 and np.ptp(second) == 0:
+        # Without any variance t is infinite, or 0 / 0: runs that are the same to the last digit are no better.
+        return float(first[0] == second[0])
+    return float(ttest_ind(first, second, equal_var=False).pvalue)
+
+
+def markdown_table(results: pd.DataFrame, paper: PaperScores | None = None) -> str:
+    """Mean ± standard deviation over seeds, a line for each run; in bold where [`significantly_best`].
+
+    Args:
+        results: As [`tidy_scores`] gives them.
+        paper: Published scores, by the names of run and score, to stand beside ours.
+    """
+    header, lines = _cells(results, paper or {}, "**{}**")
+    align = "| --- |" + " ---: |" * (len(header) - 1)
+    return "\n".join([_row(header), align, *map(_row, lines)])
+
+
+def latex_table(results: pd.DataFrame, paper: PaperScores | None = None) -> str:
+    """[`markdown_table`] as a `tabular` of the LaTeX package booktabs."""
+    header, lines = _cells(results, paper or {}, r"\textbf{{{}}}")
+    # A cell's own braces and backslashes are the marking's, and stay.
+    rows = [" & ".join("".join(_LATEX.get(sign, sign) for sign in cell) for cell in line) for line in [header, *lines]]
+    columns = "l" + "r" * (len(header) - 1)
+    body = [rf"{row} \\" for row in rows]
+    top, rest = body[0], body[1:]
+    return "\n".join(
+        [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", top, r"\midrule", *rest, r"\bottomrule", r"\end{tabular}"]
+    )
+
+
+def _cells(results: pd.DataFrame, paper: PaperScores, bold: str) -> tuple[list[str], list[list[str]]]:
+    """The header's cells and each line's."""
+    scores = sorted(results["score"].unique(), key=lambda score: score != "final")
+    best = {score: significantly_best(results, score) for score in scores}
+    published = [score for score in scores if any(score in values for values in paper.values())]
+    header = ["run", "seeds"]
+    for score in scores:
+        header += [score, *(["paper"] if score in published else [])]
+    lines = []
+    for name, run in results.groupby("run", sort=False):
+        cells = [str(name), str(run["seed"].nunique())]
+        for score in scores:
+            values = _of(run, score)["value"]
+            cell = f"{values.mean():.3f}" + (f" ± {values.std():.3f}" if len(values) > 1 else "")
+            cells.append(bold.format(cell) if best[score] == name else cell)
+            if score in published:
+                number = paper.get(str(name), {}).get(score)
+                cells.append("" if number is None else f"{number:.3f}")
+        lines.append(cells)
+    return header, lines
+
+
+def _of(results: pd.DataFrame, score: str) -> pd.DataFrame:
+    return results[results["score"] == score]
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
