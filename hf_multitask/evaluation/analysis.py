@@ -1,0 +1,156 @@
+"""What a task's predictions say beyond their score: confusions, calibration, errors by score, the worst rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from scipy.stats import linregress
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from hf_multitask.evaluation.metrics import predictions, probabilities
+from hf_multitask.model.configuration_mtbert import TaskConfig
+
+# Of a calibration curve, as in Guo et al. 2017 with fewer: a thousand rows do not fill fifteen.
+_BINS = 10
+# Of a regression's score range: one to a point of the paper's 0 to 5.
+_BANDS = 5
+
+
+@dataclass
+class TaskPredictions:
+    """A model's outputs for the rows of one task, B of them.
+
+    Args:
+        task: The task.
+        outputs: Logits, [B, C] or [B], or scores, [B].
+        labels: Class ids or scores, [B].
+        texts: Each row's text, or its two, in the order of the rows; empty where they are not at hand.
+    """
+
+    task: TaskConfig
+    outputs: np.ndarray
+    labels: np.ndarray
+    texts: Sequence[tuple[str, ...]] = field(default_factory=list)
+
+    @cached_property
+    def predicted(self) -> np.ndarray:
+        """Class ids or scores, [B]."""
+        return predictions(self.task, self.outputs)
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        """Of the classes of a classification, [B, C]."""
+        return probabilities(self.task, self.outputs)
+
+
+@dataclass(frozen=True)
+class ClassificationAnalysis:
+    """How a classifier errs (paper section 6.1 and Table 7).
+
+    Args:
+        confusion: Rows by label and prediction, [C, C].
+        by_class: `precision`, `recall`, `f1` and `rows` of each class, and their unweighted means, `macro`. What is
+            divided by 0 rows is NaN.
+        adjacent_errors: Share of the errors that are off by one class, where the classes are in an order; NaN without
+            errors.
+        calibration: Of the bins of confidence that have rows: mean `confidence`, `accuracy`, and `rows`.
+        calibration_error: The expected calibration error: the mean distance of the two over rows (Guo et al. 2017).
+    """
+
+    confusion: np.ndarray
+    by_class: pd.DataFrame
+    adjacent_errors: float
+    calibration: pd.DataFrame
+    calibration_error: float
+
+
+@dataclass(frozen=True)
+class RegressionAnalysis:
+    """How a regression errs (paper section 6.3).
+
+    Args:
+        slope, intercept: Of the least-squares line from label to prediction; NaN where the labels are constant.
+        by_band: In equal bands of the label's range that have rows: `rows`, the `mean_error` (prediction less label)
+            and the `mean_absolute_error`.
+    """
+
+    slope: float
+    intercept: float
+    by_band: pd.DataFrame
+
+
+def analyse_classification(task: TaskConfig, probabilities: np.ndarray, labels: np.ndarray) -> ClassificationAnalysis:
+    """Analyses a classifier.
+
+    Args:
+        task: The task.
+        probabilities: [B, C].
+        labels: Class ids, [B].
+    """
+    predicted, ids = probabilities.argmax(axis=-1), range(len(task.labels))
+    confusion = confusion_matrix(labels, predicted, labels=ids)
+    precision, recall, f1, rows = precision_recall_fscore_support(labels, predicted, labels=ids, zero_division=np.nan)
+    by_class = pd.DataFrame({"precision": precision, "recall": recall, "f1": f1, "rows": rows}, index=task.labels)
+    by_class.loc["macro"] = [*by_class[["precision", "recall", "f1"]].mean(skipna=True), rows.sum()]
+    distances = np.abs(predicted - labels)
+    errors = distances[distances > 0]
+    calibration = calibration_curve(probabilities.max(axis=-1), predicted == labels)
+    gaps = (calibration["confidence"] - calibration["accuracy"]).abs()
+    return ClassificationAnalysis(
+        confusion=confusion,
+        by_class=by_class.astype({"rows": int}),
+        adjacent_errors=float((errors == 1).mean()) if len(errors) else np.nan,
+        calibration=calibration,
+        calibration_error=float(np.average(gaps, weights=calibration["rows"])),
+    )
+
+
+def calibration_curve(confidence: np.ndarray, is_right: np.ndarray) -> pd.DataFrame:
+    """How often predictions are right that are as sure, in ten equal bins from 0 to 1.
+
+    Args:
+        confidence: The probability of the predicted class, [B].
+        is_right: Whether it is the label, [B].
+    """
+    rows = pd.DataFrame({"confidence": confidence, "accuracy": is_right.astype(float)})
+    bins = rows.groupby(np.minimum((confidence * _BINS).astype(int), _BINS - 1))
+    return bins.mean().assign(rows=bins.size()).reset_index(drop=True)
+
+
+def analyse_regression(task: TaskConfig, predicted: np.ndarray, labels: np.ndarray) -> RegressionAnalysis:
+    """Analyses a regression.
+
+    Args:
+        task: The task.
+        predicted, labels: Scores, [B].
+    """
+    low, high = task.score_range
+    slope = intercept = np.nan
+    if np.ptp(labels) > 0:
+        line = linregress(labels, predicted)
+        slope, intercept = float(line.slope), float(line.intercept)
+    edges = np.linspace(low, high, _BANDS + 1)
+    band = np.clip(np.searchsorted(edges, labels, side="right") - 1, 0, _BANDS - 1)
+    error = pd.DataFrame({"mean_error": predicted - labels, "mean_absolute_error": np.abs(predicted - labels)})
+    bands = error.groupby(band)
+    by_band = bands.mean()
+    by_band.insert(0, "rows", bands.size())
+    by_band.index = pd.Index([f"{edges[i]:g} to {edges[i + 1]:g}" for i in by_band.index], name="label")
+    return RegressionAnalysis(slope, intercept, by_band)
+
+
+def worst_errors(predicted: TaskPredictions, count: int) -> list[int]:
+    """The rows that are furthest from right: the surest wrong classes, or the largest differences of scores.
+
+    Returns:
+        At most `count` positions, the worst first; rows that are right are not among them.
+    """
+    if predicted.task.is_regression:
+        error = np.abs(predicted.predicted - predicted.labels)
+    else:
+        is_wrong = predicted.predicted != predicted.labels
+        error = np.where(is_wrong, predicted.probabilities.max(axis=-1), 0.0)
+    worst = np.argsort(-error, kind="stable")[:count]
+    return [int(row) for row in worst if error[row] > 0]
