@@ -90,11 +90,29 @@ class CardArguments:
 
 
 @dataclass
+class ReportArguments:
+    """What is reported of a model, beside its scores."""
+
+    write_report: bool = field(
+        default=True,
+        metadata={"help": "After training, write report/ with figures of errors, calibration, training and biases."},
+    )
+    report_examples: int = field(
+        default=10,
+        metadata={"help": "How many of each task's worst errors to quote; 0 where the data must not be passed on."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.report_examples < 0:
+            raise ValueError(f"report_examples must be at least 0, not {self.report_examples}.")
+
+
+@dataclass
 class Recipe:
     """A recipe as it was read.
 
     Args:
-        model, data, card, training: The arguments.
+        model, data, card, report, training: The arguments.
         tasks: The table of tasks, by name.
         sources: Where each task's rows come from, by name.
     """
@@ -102,6 +120,7 @@ class Recipe:
     model: ModelArguments
     data: DataArguments
     card: CardArguments
+    report: ReportArguments
     training: MultiTaskTrainingArguments
     tasks: dict[str, TaskConfig]
     sources: dict[str, Source]
@@ -121,7 +140,7 @@ class RecipeParser(HfArgumentParser):
 
     def __init__(self, default_config: str | Path, description: str | None = None) -> None:
         super().__init__(
-            (ModelArguments, DataArguments, CardArguments, MultiTaskTrainingArguments),  # type: ignore[arg-type]
+            (ModelArguments, DataArguments, CardArguments, ReportArguments, MultiTaskTrainingArguments),  # type: ignore[arg-type]
             description=description,
             allow_abbrev=False,
         )
@@ -143,7 +162,7 @@ class RecipeParser(HfArgumentParser):
         except ValueError as error:
             raise ValueError(f"{config}: {error}") from error
         self.extra = self._known(args, defaults)
-        model, data, card, training = self.parse_dict(vars(self.extra), allow_extra_keys=True)
+        model, data, card, report, training = self.parse_dict(vars(self.extra), allow_extra_keys=True)
         if not model.backbone:
             raise ValueError(f"{config}: backbone is missing: a model id on the Hub, or a folder.")
         if not tasks:
@@ -159,7 +178,7 @@ class RecipeParser(HfArgumentParser):
                 table[name], sources[name] = _read_task(entry, data.data_dir, folder)
             except ValueError as error:
                 raise ValueError(f"{config}: task {name!r}: {error}") from error
-        return Recipe(model, data, card, training, table, sources)
+        return Recipe(model, data, card, report, training, table, sources)
 
     def _known(self, args: Sequence[str], namespace: Any = None) -> Any:
         namespace, unknown = self.parse_known_args(list(args), namespace)

@@ -1,15 +1,27 @@
-"""A saved model on the data of a recipe."""
+"""A model on a split of a recipe's data: its predictions, their scores, and the report of both."""
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import pandas as pd
 from transformers import AutoModel, AutoTokenizer
+from transformers.trainer import TRAINER_STATE_NAME
 
-from hf_multitask.evaluation.metrics import Metrics, predictions, trivial_score
+from hf_multitask.data.loading import text_columns
+from hf_multitask.data.preparation import PreparedData
+from hf_multitask.evaluation.analysis import TaskPredictions
+from hf_multitask.evaluation.bias import probe_bias
+from hf_multitask.evaluation.metrics import Metrics, trivial_score
+from hf_multitask.evaluation.uncertainty import Interval, all_intervals
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.recipe import Recipe, prepare_data
 from hf_multitask.training.trainer import MultiTaskTrainer
+
+if TYPE_CHECKING:
+    from hf_multitask.evaluation.report import Report
 
 
 @dataclass
@@ -17,43 +29,99 @@ class Scored:
     """What a model says of a split, and how good that is; each by task.
 
     Args:
-        tasks: Those of the model's tasks that the recipe has data for.
+        predictions: For those of the model's tasks that there are data for, in the order of the rows.
         metrics: As an evaluation gives them, with the prefix `eval`.
-        predicted, labels: Class ids or scores, [B], in the order of the rows.
         trivial: The metrics of a predictor that ignores the text.
+        bias: What [`probe_bias`] found, if that was wanted.
     """
 
-    tasks: dict[str, TaskConfig]
+    predictions: dict[str, TaskPredictions]
     metrics: Metrics
-    predicted: dict[str, np.ndarray]
-    labels: dict[str, np.ndarray]
     trivial: dict[str, Metrics]
+    bias: pd.DataFrame | None = None
+
+    @property
+    def tasks(self) -> dict[str, TaskConfig]:
+        """Those that were scored."""
+        return {name: rows.task for name, rows in self.predictions.items()}
+
+    def intervals(self) -> dict[str, Interval]:
+        """Of the metrics, from [`all_intervals`]."""
+        predicted = {name: rows.predicted for name, rows in self.predictions.items()}
+        return all_intervals(self.tasks, predicted, {name: rows.labels for name, rows in self.predictions.items()})
+
+    def report(self, title: str, history: Sequence[Mapping[str, Any]] = (), examples: int = 10) -> "Report":
+        """The report; the arguments are those of [`build_report`]."""
+        # Here, since the libraries that draw take a second to import.
+        from hf_multitask.evaluation.report import build_report
+
+        return build_report(
+            title, self.predictions, self.metrics, self.trivial, self.intervals(), history, self.bias, examples
+        )
 
 
-def score_model(recipe: Recipe, name_or_path: str, split: str) -> Scored:
+def score(trainer: MultiTaskTrainer, data: PreparedData, split: str, probe: bool = False) -> Scored:
+    """Predicts a split with a trainer's model; all processes take part.
+
+    Args:
+        trainer: The trainer.
+        data: With the rows of `train`, for the trivial predictor, and of the split.
+        split: `train`, `validation` or `test`.
+        probe: Whether to probe for biases too.
+    """
+    rows, tasks = data.rows[split], trainer.model.config.tasks
+    output: Any = trainer.predict(rows, metric_key_prefix="eval")
+
+    def predict(datasets: dict[str, Any]) -> Mapping[str, Any]:
+        predicted: Any = trainer.predict(datasets).predictions
+        return predicted
+
+    return Scored(
+        predictions={
+            name: TaskPredictions(
+                task=tasks[name],
+                outputs=output.predictions[name],
+                labels=output.label_ids[name],
+                texts=list(
+                    zip(*(data.texts[split][name][column] for column in text_columns(tasks[name])), strict=True)
+                ),
+            )
+            for name in rows
+        },
+        metrics=output.metrics,
+        trivial=trivial_scores(tasks, data, split),
+        bias=probe_bias({name: tasks[name] for name in rows}, predict) if probe else None,
+    )
+
+
+def trivial_scores(tasks: Mapping[str, TaskConfig], data: PreparedData, split: str) -> dict[str, Metrics]:
+    """By task, the metrics on a split of a predictor that knows the labels of `train` alone."""
+    train = data.rows["train"]
+    return {
+        name: trivial_score(tasks[name], train[name]["label"], rows["label"]) for name, rows in data.rows[split].items()
+    }
+
+
+def score_model(recipe: Recipe, name_or_path: str, split: str, probe: bool = False) -> Scored:
     """Predicts a split of a recipe's data with a saved model.
 
     Args:
         recipe: Says where the data are, how long inputs may be, and on what to compute; the tasks are the model's.
         name_or_path: The model's folder or Hub id.
         split: `train`, `validation` or `test`.
+        probe: Whether to probe for biases too.
 
     Raises:
         ValueError, OSError: The model or the data cannot be read.
     """
     model: Any = AutoModel.from_pretrained(name_or_path)
     tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-    rows = prepare_data(recipe, model.config, tokenizer, list(dict.fromkeys(["train", split]))).rows
-    trainer: Any = MultiTaskTrainer(model, recipe.training, eval_dataset=rows[split], processing_class=tokenizer)
-    output = trainer.predict(rows[split], metric_key_prefix="eval")
-    tasks = {name: model.config.tasks[name] for name in rows[split]}
-    return Scored(
-        tasks=tasks,
-        metrics=output.metrics,
-        predicted={name: predictions(task, output.predictions[name]) for name, task in tasks.items()},
-        labels=output.label_ids,
-        trivial={
-            name: trivial_score(task, rows["train"][name]["label"], rows[split][name]["label"])
-            for name, task in tasks.items()
-        },
-    )
+    data = prepare_data(recipe, model.config, tokenizer, list(dict.fromkeys(["train", split])))
+    trainer = MultiTaskTrainer(model, recipe.training, eval_dataset=data.rows[split], processing_class=tokenizer)
+    return score(trainer, data, split, probe)
+
+
+def training_history(folder: str | Path) -> list[dict[str, Any]]:
+    """The log of the training that saved a model in a folder; empty if there is none."""
+    state = Path(folder) / TRAINER_STATE_NAME
+    return json.loads(state.read_text(encoding="utf-8"))["log_history"] if state.is_file() else []

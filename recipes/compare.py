@@ -55,7 +55,12 @@ def main() -> None:
         names = shared_tasks(first, second)
     if PartialState().is_main_process:
         comparisons = {
-            name: compare(first.tasks[name], first.predicted[name], second.predicted[name], first.labels[name])
+            name: compare(
+                first.tasks[name],
+                first.predictions[name].predicted,
+                second.predictions[name].predicted,
+                first.predictions[name].labels,
+            )
             for name in names
         }
         print(comparison_table(first.metrics, second.metrics, comparisons))

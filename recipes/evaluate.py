@@ -3,6 +3,8 @@
     python recipes/evaluate.py
     python recipes/evaluate.py --config recipes/paper/full_finetuning.yaml --data_dir DIR --model OUT --split test
 
+    python recipes/evaluate.py --config mine.yaml --report    # or --report DIR: with figures, worst errors and bias probes
+
 The recipe's tasks say where the data are; `--model` is its `output_dir` unless told otherwise.
 """
 
@@ -17,9 +19,8 @@ from accelerate import PartialState
 
 from hf_multitask.data.sources import SPLITS
 from hf_multitask.evaluation.summary import results_table
-from hf_multitask.evaluation.uncertainty import bootstrap_intervals
-from hf_multitask.recipe import RecipeParser, refusals
-from hf_multitask.scoring import score_model
+from hf_multitask.recipe import RecipeParser, refusals, writable_folder
+from hf_multitask.scoring import score_model, training_history
 
 DEFAULT_CONFIG = Path(__file__).parent / "quickstart.yaml"
 
@@ -29,15 +30,33 @@ def main() -> None:
         parser = RecipeParser(DEFAULT_CONFIG, description=__doc__)
         parser.add_argument("--model", help="Folder or Hub id of the model; by default the recipe's output_dir.")
         parser.add_argument("--split", default="validation", choices=SPLITS, help="The split to score.")
+        parser.add_argument(
+            "--report",
+            nargs="?",
+            const="",
+            metavar="DIR",
+            help="Write a report, by default to report/ in the recipe's output_dir, or report-<split>/ there.",
+        )
         recipe = parser.parse_recipe(sys.argv[1:])
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
-        scored = score_model(recipe, str(parser.extra.model or recipe.training.output_dir), parser.extra.split)
+        split, folder = parser.extra.split, parser.extra.report
+        model = str(parser.extra.model or recipe.training.output_dir)
+        if folder is not None:
+            place = "report" if split == "validation" else f"report-{split}"
+            folder = writable_folder(folder or str(Path(recipe.training.output_dir) / place))
+        scored = score_model(recipe, model, split, probe=folder is not None)
     if PartialState().is_main_process:
-        intervals = {
-            name: bootstrap_intervals(task, scored.predicted[name], scored.labels[name])
-            for name, task in scored.tasks.items()
-        }
+        if folder is None:
+            intervals = scored.intervals()
+        else:
+            report = scored.report(
+                f"{Path(model).name}, {split}", training_history(model), recipe.report.report_examples
+            )
+            report.save(folder)
+            intervals = report.intervals
         print(results_table(scored.tasks, scored.metrics, scored.trivial, intervals))
+        if folder is not None:
+            print(f"\nThe report is in {folder}.")
     PartialState().destroy_process_group()
 
 

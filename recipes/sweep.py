@@ -36,7 +36,7 @@ from typing import Any
 # Python puts a script's folder first on its path, where evaluate.py would hide the library of that name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from hf_multitask.evaluation.seeds import latex_table, markdown_table, tidy_scores
+from hf_multitask.evaluation.seeds import latex_table, seeds_table, tidy_scores
 from hf_multitask.recipe import load_yaml, refusals, writable_folder
 
 # A run's folder has its flags from its beginning, and a mark once it has ended well.
@@ -173,7 +173,7 @@ def main() -> None:
     results = tidy_scores(finished)
     results.to_csv(output_dir / "results.csv", index=False)
     results.to_parquet(output_dir / "results.parquet", index=False)
-    table = markdown_table(results, sweep.paper)
+    table = seeds_table(results, sweep.paper)
     (output_dir / "table.md").write_text(table + "\n")
     (output_dir / "table.tex").write_text(latex_table(results, sweep.paper) + "\n")
     print(table)

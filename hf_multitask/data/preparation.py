@@ -20,9 +20,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class PreparedData:
-    """Tokenized rows and reports, each by split and then by task."""
+    """Tokenized rows, the same rows with their texts, and reports; each by split and then by task."""
 
     rows: dict[str, dict[str, Dataset]] = field(default_factory=dict)
+    texts: dict[str, dict[str, Dataset]] = field(default_factory=dict)
     reports: dict[str, dict[str, SplitReport]] = field(default_factory=dict)
 
 
@@ -60,6 +61,7 @@ def prepare(
             report.truncated = pc.sum(tokens.data.column("truncated")).as_py()
             _log(name, report, max_length)
             prepared.rows.setdefault(split, {})[name] = tokens
+            prepared.texts.setdefault(split, {})[name] = rows
             prepared.reports.setdefault(split, {})[name] = report
     return prepared
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import ttest_ind
 
+from hf_multitask.evaluation.summary import Cells, markdown_table
 from hf_multitask.evaluation.uncertainty import holm
 
 _SCORE = re.compile(r"eval_(.*)_(?:accuracy|pearson)|eval_(final)_score")
@@ -65,20 +66,18 @@ def _welch(first: np.ndarray, second: np.ndarray) -> float:
     return float(ttest_ind(first, second, equal_var=False).pvalue)
 
 
-def markdown_table(results: pd.DataFrame, paper: PaperScores | None = None) -> str:
-    """Mean ± standard deviation over seeds, a line for each run; in bold where [`significantly_best`].
+def seeds_table(results: pd.DataFrame, paper: PaperScores | None = None) -> str:
+    """Mean ± standard deviation over seeds in Markdown, a line for each run; in bold where [`significantly_best`].
 
     Args:
         results: As [`tidy_scores`] gives them.
         paper: Published scores, by the names of run and score, to stand beside ours.
     """
-    header, lines = _cells(results, paper or {}, "**{}**")
-    align = "| --- |" + " ---: |" * (len(header) - 1)
-    return "\n".join([_row(header), align, *map(_row, lines)])
+    return markdown_table(*_cells(results, paper or {}, "**{}**"), texts=1)
 
 
 def latex_table(results: pd.DataFrame, paper: PaperScores | None = None) -> str:
-    """[`markdown_table`] as a `tabular` of the LaTeX package booktabs."""
+    """[`seeds_table`] as a `tabular` of the LaTeX package booktabs."""
     header, lines = _cells(results, paper or {}, r"\textbf{{{}}}")
     # A cell's own braces and backslashes are the marking's, and stay.
     rows = [" & ".join("".join(_LATEX.get(sign, sign) for sign in cell) for cell in line) for line in [header, *lines]]
@@ -90,7 +89,7 @@ def latex_table(results: pd.DataFrame, paper: PaperScores | None = None) -> str:
     )
 
 
-def _cells(results: pd.DataFrame, paper: PaperScores, bold: str) -> tuple[list[str], list[list[str]]]:
+def _cells(results: pd.DataFrame, paper: PaperScores, bold: str) -> Cells:
     """The header's cells and each line's."""
     scores = sorted(results["score"].unique(), key=lambda score: score != "final")
     best = {score: significantly_best(results, score) for score in scores}
@@ -114,7 +113,3 @@ def _cells(results: pd.DataFrame, paper: PaperScores, bold: str) -> tuple[list[s
 
 def _of(results: pd.DataFrame, score: str) -> pd.DataFrame:
     return results[results["score"] == score]
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

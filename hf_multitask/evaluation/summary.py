@@ -1,6 +1,7 @@
-"""The table that a run ends with."""
+"""The tables that a run ends with."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from hf_multitask.evaluation.metrics import Metrics
 from hf_multitask.evaluation.uncertainty import Comparison, Interval, holm
@@ -12,38 +13,45 @@ METRICS = {
     True: {"pearson": "Pearson correlation", "rmse": "Root mean squared error"},
 }
 
+# A header, and rows of as many cells.
+Cells = tuple[list[str], list[list[str]]]
 
-def results_table(
+
+def results_cells(
     tasks: Mapping[str, TaskConfig],
     metrics: Metrics,
     trivial: Mapping[str, Metrics],
-    intervals: Mapping[str, Mapping[str, Interval]] | None = None,
-) -> str:
-    """A Markdown table of every task's metrics beside those of the predictor that ignores the text.
+    intervals: Mapping[str, Interval] | None = None,
+) -> Cells:
+    """Every task's metrics beside those of the predictor that ignores the text.
 
     Args:
         tasks: The table of tasks.
         metrics: What `evaluate` gave; tasks that were not evaluated are left out.
         trivial: Each task's [`trivial_score`], by name, where it is known.
-        intervals: Of each task's metrics, by name, where they were computed.
+        intervals: From [`all_intervals`], where they were computed.
     """
-    lines = ["| task | metric | score | trivial predictor |", "| --- | --- | ---: | ---: |"]
-    if intervals is not None:
-        lines = ["| task | metric | score | 95 % interval | trivial predictor |", "| --- | --- | ---: | ---: | ---: |"]
+    between = [] if intervals is None else ["95 % interval"]
+
+    def bounds(key: str) -> list[str]:
+        return [] if intervals is None else [_bounds(intervals[key])]
+
+    rows = []
     for name, task in tasks.items():
         guess = "mean score" if task.is_regression else "majority class"
         for metric in METRICS[task.is_regression]:
             if (value := metrics.get(f"eval_{name}_{metric}")) is not None:
                 known = trivial[name][metric] if name in trivial else None
-                shown = (
-                    "not measured" if known is None else f"{_number(known)}{f' ({guess})' if known == known else ''}"
-                )
-                between = "" if intervals is None else f" {_bounds(intervals[name][metric])} |"
-                lines.append(f"| {name} | {metric} | {_number(value)} |{between} {shown} |")
+                shown = "not measured" if known is None else f"{number(known)}{f' ({guess})' if known == known else ''}"
+                rows.append([name, metric, number(value), *bounds(f"{name}_{metric}"), shown])
     if "eval_final_score" in metrics:
-        rest = " |" if intervals is None else " | |"
-        lines.append(f"| all | final score | {_number(metrics['eval_final_score'])} |{rest}")
-    return "\n".join(lines)
+        rows.append(["all", "final score", number(metrics["eval_final_score"]), *bounds("final_score"), ""])
+    return ["task", "metric", "score", *between, "trivial predictor"], rows
+
+
+def results_table(*args: Any, **kwargs: Any) -> str:
+    """[`results_cells`] as Markdown."""
+    return markdown_table(*results_cells(*args, **kwargs), texts=2)
 
 
 def comparison_table(first: Metrics, second: Metrics, comparisons: Mapping[str, Mapping[str, Comparison]]) -> str:
@@ -53,24 +61,35 @@ def comparison_table(first: Metrics, second: Metrics, comparisons: Mapping[str, 
         first, second: What `evaluate` gave for each.
         comparisons: By task and metric.
     """
-    lines = [
-        "| task | metric | first | second | difference | 95 % interval | p | p (Holm) |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    header = ["task", "metric", "first", "second", "difference", "95 % interval", "p", "p (Holm)"]
     each = {f"{name}_{metric}": (name, metric) for name, by_metric in comparisons.items() for metric in by_metric}
     adjusted = holm({key: comparisons[name][metric].p_value for key, (name, metric) in each.items()})
+    rows = []
     for key, (name, metric) in each.items():
         comparison = comparisons[name][metric]
-        scores = " | ".join(_number(metrics[f"eval_{key}"]) for metrics in (first, second))
-        difference = f"{comparison.difference.value:+.3f} | {_bounds(comparison.difference, '+')}"
-        p_values = f"{_number(comparison.p_value)} | {_number(adjusted[key])}"
-        lines.append(f"| {name} | {metric} | {scores} | {difference} | {p_values} |")
-    return "\n".join(lines)
+        scores = [number(metrics[f"eval_{key}"]) for metrics in (first, second)]
+        difference = [f"{comparison.difference.value:+.3f}", _bounds(comparison.difference, "+")]
+        rows.append([name, metric, *scores, *difference, number(comparison.p_value), number(adjusted[key])])
+    return markdown_table(header, rows, texts=2)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], texts: int) -> str:
+    """A table in Markdown.
+
+    Args:
+        header, rows: The cells.
+        texts: How many of the first columns are of text; the others stand to the right.
+    """
+    alignment = ["---"] * texts + ["---:"] * (len(header) - texts)
+    return "\n".join(
+        "|" + "|".join(f" {cell} " if cell else " " for cell in row) + "|" for row in [header, alignment, *rows]
+    )
+
+
+def number(value: float) -> str:
+    """A score with three decimals, or that it is undefined."""
+    return "undefined" if value != value else f"{value:.3f}"
 
 
 def _bounds(interval: Interval, sign: str = "") -> str:
     return "undefined" if interval.low != interval.low else f"{interval.low:{sign}.3f} to {interval.high:{sign}.3f}"
-
-
-def _number(value: float) -> str:
-    return "undefined" if value != value else f"{value:.3f}"

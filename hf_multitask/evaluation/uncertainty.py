@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import bootstrap, permutation_test
 
-from hf_multitask.evaluation.metrics import score
+from hf_multitask.evaluation.metrics import final_score, score
 from hf_multitask.model.configuration_mtbert import TaskConfig
 
 # A statistic of values of rows along an axis; any number of them at once.
@@ -60,6 +60,49 @@ def bootstrap_intervals(
         low, high = _bounds(statistic, _samples(task, predicted, labels), confidence, resamples, seed)
         intervals[metric] = Interval(values[metric], low, high)
     return intervals
+
+
+def all_intervals(
+    tasks: Mapping[str, TaskConfig],
+    predicted: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Intervals of all tasks' metrics and of their [`final_score`], whose tasks are resampled each for itself.
+
+    Args:
+        tasks: By name.
+        predicted, labels: By name, class ids or scores, [B].
+        confidence, resamples, seed: As for [`bootstrap_intervals`].
+
+    Returns:
+        An interval by `<task>_<metric>`, and `final_score`.
+    """
+    intervals = {}
+    for name, task in tasks.items():
+        for metric, interval in bootstrap_intervals(
+            task, predicted[name], labels[name], confidence, resamples, seed
+        ).items():
+            intervals[f"{name}_{metric}"] = interval
+    metrics = {name: score(task, predicted[name], labels[name]) for name, task in tasks.items()}
+    samples = {name: _samples(task, predicted[name], labels[name]) for name, task in tasks.items()}
+
+    def mean_of_tasks(*rows: np.ndarray, axis: int) -> np.ndarray:
+        scores = []
+        for (name, values), drawn in zip(samples.items(), rows, strict=True):
+            drawn_values = [value[drawn] for value in values]
+            if tasks[name].is_regression:
+                scores.append((_pearson(*drawn_values, axis=axis) + 1) / 2)
+            else:
+                scores.append(_mean(*drawn_values, axis=axis))
+        return np.mean(scores, axis=0)
+
+    # The samples are the rows' numbers: a row's prediction and label are drawn together, tasks apart.
+    numbers = tuple(np.arange(len(labels[name])) for name in tasks)
+    low, high = _bounds(mean_of_tasks, numbers, confidence, resamples, seed, paired=False)
+    return intervals | {"final_score": Interval(final_score(metrics), low, high)}
 
 
 def compare(
@@ -143,9 +186,14 @@ def _rmse(predicted: np.ndarray, labels: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _bounds(
-    statistic: Statistic, samples: tuple[np.ndarray, ...], confidence: float, resamples: int, seed: int
+    statistic: Statistic,
+    samples: tuple[np.ndarray, ...],
+    confidence: float,
+    resamples: int,
+    seed: int,
+    paired: bool = True,
 ) -> tuple[float, float]:
-    if len(samples[0]) < 2:
+    if min(map(len, samples)) < 2:
         return np.nan, np.nan
     with warnings.catch_warnings():
         # Rows that do not vary have no interval, which NaN says.
@@ -153,7 +201,7 @@ def _bounds(
         result = bootstrap(
             samples,
             statistic,
-            paired=True,
+            paired=paired,
             vectorized=True,
             axis=-1,
             confidence_level=confidence,

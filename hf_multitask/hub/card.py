@@ -6,7 +6,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -16,6 +16,10 @@ from hf_multitask.data.loading import SplitReport
 from hf_multitask.evaluation.metrics import Metrics
 from hf_multitask.evaluation.summary import METRICS, results_table
 from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig
+
+if TYPE_CHECKING:
+    # Its libraries that draw take a second to import.
+    from hf_multitask.evaluation.report import Report
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
 
@@ -57,6 +61,7 @@ class RunFacts:
         license: The identifier of the model's licence, such as `apache-2.0`.
         reports: What became of each split's rows, by split and then by task.
         trivial: By task, the metrics of a predictor that ignores the text.
+        report: On the finished model, saved in `report/`.
     """
 
     backbone: str = ""
@@ -66,6 +71,7 @@ class RunFacts:
     license: str | None = None
     reports: Mapping[str, Mapping[str, SplitReport]] = field(default_factory=dict)
     trivial: Mapping[str, Metrics] = field(default_factory=dict)
+    report: "Report | None" = None
 
 
 def build_card(
@@ -94,6 +100,7 @@ def build_card(
         metadata: Further `tags`, and fields of `ModelCardData` that go before those which are filled here.
     """
     metrics = _last(history, "eval_")
+    intervals = facts.report.intervals if facts.report else None
     reports = facts.reports or {
         split: {task: SplitReport("given in Python", rows) for task, rows in by_task.items()}
         for split, by_task in sizes.items()
@@ -121,7 +128,7 @@ def build_card(
         config=config,
         parameters=parameters,
         step=step,
-        table=results_table(config.tasks, metrics, facts.trivial) if metrics else None,
+        table=results_table(config.tasks, metrics, facts.trivial, intervals) if metrics else None,
         reports=reports,
         hyperparameters=_hyperparameters(args),
         hardware=_hardware(args),

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hf_multitask.evaluation.seeds import latex_table, markdown_table, significantly_best, tidy_scores
+from hf_multitask.evaluation.seeds import latex_table, seeds_table, significantly_best, tidy_scores
 
 
 def scores(**runs: list[float]) -> pd.DataFrame:
@@ -46,11 +46,11 @@ def test_equal_runs_are_rarely_told_apart() -> None:
 def test_the_tables_show_mean_and_deviation_beside_the_papers_scores() -> None:
     results = scores(plain=[0.50, 0.51, 0.52], SMART_1=[0.70, 0.71, 0.72])
     paper = {"plain": {"final": 0.763}}
-    assert markdown_table(results, paper).splitlines() == [
+    assert seeds_table(results, paper).splitlines() == [
         "| run | seeds | final | paper |",
         "| --- | ---: | ---: | ---: |",
         "| plain | 3 | 0.510 ± 0.010 | 0.763 |",
-        "| SMART_1 | 3 | **0.710 ± 0.010** |  |",
+        "| SMART_1 | 3 | **0.710 ± 0.010** | |",
     ]
     assert latex_table(results, paper).splitlines() == [
         r"\begin{tabular}{lrrr}",

@@ -22,12 +22,12 @@ def test_intervals_have_a_column_and_what_is_not_known_is_said() -> None:
     tasks = {"sst": TaskConfig("single_label_classification", num_labels=5), "sts": TaskConfig("pair_regression")}
     metrics = {"eval_sst_accuracy": 0.5, "eval_sts_pearson": math.nan, "eval_final_score": math.nan}
     nothing = Interval(math.nan, math.nan, math.nan)
-    intervals = {"sst": {"accuracy": Interval(0.5, 0.4, 0.61)}, "sts": {"pearson": nothing}}
+    intervals = {"sst_accuracy": Interval(0.5, 0.4, 0.61), "sts_pearson": nothing, "final_score": nothing}
     lines = results_table(tasks, metrics, {"sst": {"accuracy": 0.25}}, intervals).splitlines()
     assert lines[2:] == [
         "| sst | accuracy | 0.500 | 0.400 to 0.610 | 0.250 (majority class) |",
         "| sts | pearson | undefined | undefined | not measured |",
-        "| all | final score | undefined | | |",
+        "| all | final score | undefined | undefined | |",
     ]
     assert {line.count("|") for line in lines} == {6}
 

@@ -1,0 +1,92 @@
+"""Bias probes (paper section 8): does a prediction change with nothing but the gender, name or nationality it is of?
+
+Such probes find a bias or they do not; they cannot show that there is none (Jentzsch and Turan 2022).
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from datasets import Dataset
+from scipy.stats import t
+
+from hf_multitask.evaluation.metrics import probabilities
+from hf_multitask.model.configuration_mtbert import TaskConfig
+
+PROBES = Path(__file__).with_name("bias.yaml")
+
+# From rows by task to the logits or scores of each task, as `Trainer.predict(...).predictions` has them.
+Predict = Callable[[dict[str, Dataset]], Mapping[str, np.ndarray]]
+
+
+def probe_bias(
+    tasks: Mapping[str, TaskConfig], predict: Predict, probes: Path = PROBES, confidence: float = 0.95
+) -> pd.DataFrame:
+    """Compares predictions for counterfactual sentences.
+
+    A task of one text reads each sentence. A task of two reads it beside the same sentence with a neutral term: what is
+    compared is how much nearer to the neutral sentence one group's is.
+
+    Args:
+        tasks: The tasks to probe, by name.
+        predict: The model.
+        probes: A YAML file with `templates`, and `attributes` that have two `groups`, a `neutral` term and `pairs`.
+        confidence: Of the intervals.
+
+    Returns:
+        A row for each task and attribute: `task`, `attribute`, the groups `first` and `second`, the mean difference of
+        the first less the second, `value`, the bounds of its interval, `low` and `high` (Student's t over the pairs of
+        terms, each one's mean over the templates), and the mean `absolute` difference over all sentences.
+    """
+    content = yaml.safe_load(probes.read_text(encoding="utf-8"))
+    templates = content["templates"]
+    rows = []
+    for attribute, probe in content["attributes"].items():
+        terms = [term for pair in probe["pairs"] for term in pair]
+        texts = [_filled(template, term) for term in terms for template in templates]
+        neutral = [_filled(template, probe["neutral"]) for _ in terms for template in templates]
+        outputs = predict({name: _rows(task, texts, neutral) for name, task in tasks.items()})
+        for name, task in tasks.items():
+            # By pair of terms, member of the pair, and template.
+            values = _values(task, outputs[name]).reshape(len(probe["pairs"]), 2, len(templates))
+            differences = values[:, 0] - values[:, 1]
+            rows.append(
+                {
+                    "task": name,
+                    "attribute": attribute,
+                    "first": probe["groups"][0],
+                    "second": probe["groups"][1],
+                    **_mean_interval(differences.mean(axis=1), confidence),
+                    "absolute": float(np.abs(differences).mean()),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _filled(template: str, term: str) -> str:
+    sentence = template.replace("{}", term)
+    return sentence[0].upper() + sentence[1:]
+
+
+def _rows(task: TaskConfig, texts: list[str], neutral: list[str]) -> Dataset:
+    return Dataset.from_dict({"sentence1": texts, "sentence2": neutral} if task.is_pair else {"sentence": texts})
+
+
+def _values(task: TaskConfig, outputs: np.ndarray) -> np.ndarray:
+    """One number for each row: the score, the probability of a pair's last class, or the predicted class's expected
+    place among the classes, from 0 to 1."""
+    if task.is_regression:
+        return np.asarray(outputs, dtype=np.float64)
+    shares = probabilities(task, outputs)
+    return shares[:, -1] if task.is_pair else shares @ np.linspace(0, 1, shares.shape[1])
+
+
+def _mean_interval(values: np.ndarray, confidence: float) -> dict[str, Any]:
+    count, mean = len(values), float(values.mean())
+    if count < 2:
+        return {"value": mean, "low": np.nan, "high": np.nan}
+    half = float(t.ppf((1 + confidence) / 2, count - 1) * values.std(ddof=1) / np.sqrt(count))
+    return {"value": mean, "low": mean - half, "high": mean + half}

@@ -1,0 +1,161 @@
+"""The figures of a report. All of them can be told apart without colours: by line, marker and shade."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hf_multitask.evaluation.analysis import ClassificationAnalysis, RegressionAnalysis
+
+_STYLE = {
+    **sns.axes_style("whitegrid"),
+    "font.size": 9,
+    "figure.dpi": 150,
+    # Text stays text in SVG, and two runs give the same file.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "hf_multitask",
+}
+_DASHES: Sequence[Any] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+_MARKERS = "osv^Dxp*"
+# Traces are logged for every step of many thousands: a figure shows no more points than it has room for.
+_POINTS = 200
+
+
+@contextmanager
+def _axes(width: float = 4.5, height: float = 3.4) -> Iterator[Axes]:
+    """Axes of a figure of their own, which needs no window system."""
+    with rc_context(_STYLE):
+        yield Figure(figsize=(width, height), layout="constrained").add_subplot()
+
+
+def confusion_figure(analysis: ClassificationAnalysis, labels: Sequence[str]) -> Figure:
+    """The confusion matrix: counts, and shares of each row, which are its shades (paper's Figures 2a and 2b)."""
+    counts = analysis.confusion
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    cells = np.array([f"{n}\n{share:.0%}" for n, share in zip(counts.flat, shares.flat, strict=True)])
+    size = 1.6 + 0.7 * len(labels)
+    with _axes(size + 1.0, size) as axes:
+        sns.heatmap(
+            shares,
+            annot=cells.reshape(counts.shape),
+            fmt="",
+            cmap="Greys",
+            vmin=0,
+            vmax=1,
+            square=True,
+            linewidths=0.5,
+            linecolor="0.6",
+            xticklabels=labels,
+            yticklabels=labels,
+            cbar_kws={"label": "share of the label's rows"},
+            ax=axes,
+        )
+        axes.set(xlabel="predicted", ylabel="label")
+        axes.tick_params("x", rotation=45)
+        axes.tick_params("y", rotation=0)
+        return axes.figure
+
+
+def calibration_figure(analysis: ClassificationAnalysis) -> Figure:
+    """Accuracy by confidence; each point's size is its share of the rows."""
+    curve = analysis.calibration
+    with _axes(3.8, 3.4) as axes:
+        axes.plot([0, 1], [0, 1], color="0.5", linestyle="--", label="calibrated")
+        axes.plot(curve["confidence"], curve["accuracy"], color="black", label="model")
+        axes.scatter(
+            curve["confidence"], curve["accuracy"], s=10 + 150 * curve["rows"] / curve["rows"].sum(), color="black"
+        )
+        axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+        axes.legend(loc="upper left")
+        return axes.figure
+
+
+def scatter_figure(
+    predicted: np.ndarray, labels: np.ndarray, analysis: RegressionAnalysis, score_range: Sequence[float]
+) -> Figure:
+    """Predictions by label with their regression line (paper's Figure 2c)."""
+    ends = np.array(score_range)
+    with _axes() as axes:
+        _points(axes, labels, predicted)
+        axes.plot(ends, ends, color="0.5", linestyle="--", label="prediction = label")
+        if np.isfinite(analysis.slope):
+            label = f"{analysis.slope:.2f} · label {analysis.intercept:+.2f}"
+            axes.plot(ends, analysis.slope * ends + analysis.intercept, color="black", linewidth=2, label=label)
+        axes.set(xlabel="label", ylabel="predicted")
+        axes.legend(loc="upper left")
+        return axes.figure
+
+
+def residual_figure(predicted: np.ndarray, labels: np.ndarray, analysis: RegressionAnalysis) -> Figure:
+    """What the regression line of [`scatter_figure`] leaves, by label (paper's Figure 2d)."""
+    with _axes() as axes:
+        _points(axes, labels, predicted - (analysis.slope * labels + analysis.intercept))
+        axes.axhline(0, color="black")
+        axes.set(xlabel="label", ylabel="residual")
+        return axes.figure
+
+
+def band_figure(analysis: RegressionAnalysis) -> Figure:
+    """The mean absolute error, and the mean error as points, by the label's band."""
+    bands = analysis.by_band
+    with _axes() as axes:
+        names = list(bands.index)
+        axes.bar(names, bands["mean_absolute_error"], color="0.75", edgecolor="black", label="mean absolute error")
+        axes.plot(names, bands["mean_error"], "D", color="black", label="mean error")
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set(xlabel="label", ylabel="error")
+        axes.legend()
+        return axes.figure
+
+
+def trace_figure(traces: Mapping[str, pd.Series], ylabel: str) -> Figure:
+    """Values of the log by step, each a line.
+
+    Args:
+        traces: By name, values with the steps as their index.
+        ylabel: What they are.
+    """
+    with _axes(6.0, 3.2) as axes:
+        for number, (name, values) in enumerate(traces.items()):
+            values = values.iloc[:: -(-len(values) // _POINTS)]
+            axes.plot(
+                values.index,
+                values,
+                color=str(0.55 * number / len(traces)),
+                linestyle=_DASHES[number % len(_DASHES)],
+                marker=_MARKERS[number % len(_MARKERS)],
+                markevery=max(1, len(values) // 8),
+                markersize=4,
+                label=name,
+            )
+        axes.set(xlabel="step", ylabel=ylabel)
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return axes.figure
+
+
+def interval_figure(table: pd.DataFrame, xlabel: str) -> Figure:
+    """Values with their intervals, a line each.
+
+    Args:
+        table: `value`, `low` and `high`, with the lines' names as the index.
+        xlabel: What the values are.
+    """
+    with _axes(5.5, 0.9 + 0.3 * len(table)) as axes:
+        places = np.arange(len(table))[::-1]
+        spread = [table["value"] - table["low"], table["high"] - table["value"]]
+        axes.errorbar(table["value"], places, xerr=spread, fmt="o", color="black", capsize=3)
+        axes.axvline(0, color="0.5", linestyle="--")
+        axes.set_yticks(places, list(table.index))
+        axes.set(xlabel=xlabel, ylim=(-0.6, len(table) - 0.4))
+        return axes.figure
+
+
+def _points(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
+    # As an image within the SVG, which would hold an element for each of them.
+    axes.scatter(x, y, s=8, color="black", alpha=0.25, linewidths=0, rasterized=True)
