@@ -252,6 +252,31 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return values if base is None else _merged(load_yaml(path.parent / str(base)), values)
 
 
+def as_flags(changes: dict[str, Any], prefix: str = "--") -> list[str]:
+    """Changes of a recipe's keys as flags; those within a mapping change it, as `--smart.weight=0.02`."""
+    flags: list[str] = []
+    for key, value in changes.items():
+        if isinstance(value, dict) and value:
+            flags += as_flags(value, f"{prefix}{key}.")
+        elif prefix == "--" and "." not in key:
+            words = value if isinstance(value, list) else [value]
+            words = [json.dumps(word) if word is None or isinstance(word, dict) else word for word in words]
+            flags += [f"--{key}", *map(str, words)]
+        else:
+            flags.append(f"{prefix}{key}={json.dumps(value)}")
+    return flags
+
+
+def nested(changes: dict[str, Any]) -> dict[str, Any]:
+    """Changes with keys such as `smart.weight` as a recipe's YAML has them, `smart: {weight: ...}`."""
+    values: dict[str, Any] = {}
+    for key, value in changes.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        values = _merged(values, value)
+    return values
+
+
 class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML's safe loader, which would let the second of two equal keys win silently."""
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 from transformers import AutoModel, AutoTokenizer
@@ -50,13 +50,19 @@ class Scored:
         predicted = {name: rows.predicted for name, rows in self.predictions.items()}
         return all_intervals(self.tasks, predicted, {name: rows.labels for name, rows in self.predictions.items()})
 
-    def report(self, title: str, history: Sequence[Mapping[str, Any]] = (), examples: int = 10) -> "Report":
+    def report(
+        self,
+        title: str,
+        intervals: Mapping[str, Interval],
+        history: Sequence[Mapping[str, Any]] = (),
+        examples: int = 10,
+    ) -> "Report":
         """The report; the arguments are those of [`build_report`]."""
         # Here, since the libraries that draw take a second to import.
         from hf_multitask.evaluation.report import build_report
 
         return build_report(
-            title, self.predictions, self.metrics, self.trivial, self.intervals(), history, self.bias, examples
+            title, self.predictions, self.metrics, self.trivial, intervals, history, self.bias, examples
         )
 
 
@@ -70,21 +76,21 @@ def score(trainer: MultiTaskTrainer, data: PreparedData, split: str, probe: bool
         probe: Whether to probe for biases too.
     """
     rows, tasks = data.rows[split], trainer.model.config.tasks
-    output: Any = trainer.predict(rows, metric_key_prefix="eval")
 
-    def predict(datasets: dict[str, Any]) -> Mapping[str, Any]:
-        predicted: Any = trainer.predict(datasets).predictions
-        return predicted
+    def predict(datasets: Any) -> Any:
+        return trainer.predict(datasets, metric_key_prefix="eval").predictions
 
+    output: Any = trainer.predict(cast(Any, rows), metric_key_prefix="eval")
+    texts = {
+        name: [checked[column] for column in text_columns(tasks[name])] for name, checked in data.texts[split].items()
+    }
     return Scored(
         predictions={
             name: TaskPredictions(
                 task=tasks[name],
                 outputs=output.predictions[name],
                 labels=output.label_ids[name],
-                texts=list(
-                    zip(*(data.texts[split][name][column] for column in text_columns(tasks[name])), strict=True)
-                ),
+                texts=list(zip(*texts[name], strict=True)),
             )
             for name in rows
         },

@@ -2,8 +2,7 @@
 
     python recipes/evaluate.py
     python recipes/evaluate.py --config recipes/paper/full_finetuning.yaml --data_dir DIR --model OUT --split test
-
-    python recipes/evaluate.py --config mine.yaml --report    # or --report DIR: with figures, worst errors and bias probes
+    python recipes/evaluate.py --config mine.yaml --report    # with figures, worst errors and bias probes
 
 The recipe's tasks say where the data are; `--model` is its `output_dir` unless told otherwise.
 """
@@ -43,19 +42,14 @@ def main() -> None:
         model = str(parser.extra.model or recipe.training.output_dir)
         if folder is not None:
             place = "report" if split == "validation" else f"report-{split}"
-            folder = writable_folder(folder or str(Path(recipe.training.output_dir) / place))
+            folder = writable_folder(folder or f"{recipe.training.output_dir}/{place}")
         scored = score_model(recipe, model, split, probe=folder is not None)
     if PartialState().is_main_process:
-        if folder is None:
-            intervals = scored.intervals()
-        else:
-            report = scored.report(
-                f"{Path(model).name}, {split}", training_history(model), recipe.report.report_examples
-            )
-            report.save(folder)
-            intervals = report.intervals
+        intervals = scored.intervals()
         print(results_table(scored.tasks, scored.metrics, scored.trivial, intervals))
         if folder is not None:
+            title = f"{Path(model).name}, {split}"
+            scored.report(title, intervals, training_history(model), recipe.report.report_examples).save(folder)
             print(f"\nThe report is in {folder}.")
     PartialState().destroy_process_group()
 

@@ -22,7 +22,6 @@ repeated. A run that fails is reported, and the others go on.
 """
 
 import argparse
-import json
 import re
 import shlex
 import subprocess
@@ -37,7 +36,7 @@ from typing import Any
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 from hf_multitask.evaluation.seeds import latex_table, seeds_table, tidy_scores
-from hf_multitask.recipe import load_yaml, refusals, writable_folder
+from hf_multitask.recipe import as_flags, load_yaml, refusals, writable_folder
 
 # A run's folder has its flags from its beginning, and a mark once it has ended well.
 FLAGS, DONE = "flags.txt", "done"
@@ -100,21 +99,6 @@ def _grid(path: Path, grid: Any) -> dict[str, dict[str, Any]]:
         raise ValueError(f"{path}: grid must be a mapping of keys to lists of values.")
     combinations = (dict(zip(grid, values, strict=True)) for values in product(*grid.values())) if grid else ()
     return {", ".join(f"{key} = {value}" for key, value in changes.items()): changes for changes in combinations}
-
-
-def as_flags(changes: dict[str, Any], prefix: str = "--") -> list[str]:
-    """A run's changes as flags, those within a mapping as `--smart.weight=0.02`."""
-    flags: list[str] = []
-    for key, value in changes.items():
-        if isinstance(value, dict) and value:
-            flags += as_flags(value, f"{prefix}{key}.")
-        elif prefix == "--" and "." not in key:
-            words = value if isinstance(value, list) else [value]
-            words = [json.dumps(word) if word is None or isinstance(word, dict) else word for word in words]
-            flags += [f"--{key}", *map(str, words)]
-        else:
-            flags.append(f"{prefix}{key}={json.dumps(value)}")
-    return flags
 
 
 def plan(sweep: Sweep, seeds: int, output_dir: Path, flags: list[str]) -> dict[tuple[str, int], tuple[Path, list[str]]]:

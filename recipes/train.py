@@ -71,7 +71,8 @@ def main() -> None:
     trainer.save_metrics("eval", scored.metrics)
     trainer.save_state()
     if trainer.is_world_process_zero() and recipe.report.write_report:
-        report = scored.report(output_dir.name, trainer.state.log_history, recipe.report.report_examples)
+        log = trainer.state.log_history
+        report = scored.report(output_dir.name, scored.intervals(), log, recipe.report.report_examples)
         report.save(output_dir / "report")
         trainer.run_facts.report = report
     trainer.create_model_card()

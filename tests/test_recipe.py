@@ -12,8 +12,10 @@ from hf_multitask.training.proximal import ProximalArguments
 from hf_multitask.training.smart import SmartArguments
 
 ROOT = Path(__file__).parents[1]
-# Files of recipes/sweep.py are mappings of runs, and are tested with it.
-RECIPES = [path for path in sorted(ROOT.glob("recipes/**/*.yaml")) if "\nruns:" not in path.read_text()]
+# What recipes/sweep.py and recipes/tune.py read is tested with them.
+RECIPES = [
+    path for path in sorted(ROOT.glob("recipes/**/*.yaml")) if not re.search(r"^(runs|space):", path.read_text(), re.M)
+]
 BASE = """
 backbone: some/encoder
 learning_rate: 5e-5

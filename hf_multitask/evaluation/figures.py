@@ -28,10 +28,11 @@ _POINTS = 200
 
 
 @contextmanager
-def _axes(width: float = 4.5, height: float = 3.4) -> Iterator[Axes]:
-    """Axes of a figure of their own, which needs no window system."""
+def _axes(width: float = 4.5, height: float = 3.4) -> Iterator[tuple[Figure, Axes]]:
+    """A figure that needs no window system, and its axes."""
     with rc_context(_STYLE):
-        yield Figure(figsize=(width, height), layout="constrained").add_subplot()
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.add_subplot()
 
 
 def confusion_figure(analysis: ClassificationAnalysis, labels: Sequence[str]) -> Figure:
@@ -40,7 +41,7 @@ def confusion_figure(analysis: ClassificationAnalysis, labels: Sequence[str]) ->
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     cells = np.array([f"{n}\n{share:.0%}" for n, share in zip(counts.flat, shares.flat, strict=True)])
     size = 1.6 + 0.7 * len(labels)
-    with _axes(size + 1.0, size) as axes:
+    with _axes(size + 1.0, size) as (figure, axes):
         sns.heatmap(
             shares,
             annot=cells.reshape(counts.shape),
@@ -59,13 +60,13 @@ def confusion_figure(analysis: ClassificationAnalysis, labels: Sequence[str]) ->
         axes.set(xlabel="predicted", ylabel="label")
         axes.tick_params("x", rotation=45)
         axes.tick_params("y", rotation=0)
-        return axes.figure
+        return figure
 
 
 def calibration_figure(analysis: ClassificationAnalysis) -> Figure:
     """Accuracy by confidence; each point's size is its share of the rows."""
     curve = analysis.calibration
-    with _axes(3.8, 3.4) as axes:
+    with _axes(3.8, 3.4) as (figure, axes):
         axes.plot([0, 1], [0, 1], color="0.5", linestyle="--", label="calibrated")
         axes.plot(curve["confidence"], curve["accuracy"], color="black", label="model")
         axes.scatter(
@@ -73,7 +74,7 @@ def calibration_figure(analysis: ClassificationAnalysis) -> Figure:
         )
         axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
         axes.legend(loc="upper left")
-        return axes.figure
+        return figure
 
 
 def scatter_figure(
@@ -81,47 +82,49 @@ def scatter_figure(
 ) -> Figure:
     """Predictions by label with their regression line (paper's Figure 2c)."""
     ends = np.array(score_range)
-    with _axes() as axes:
+    with _axes() as (figure, axes):
         _points(axes, labels, predicted)
         axes.plot(ends, ends, color="0.5", linestyle="--", label="prediction = label")
         if np.isfinite(analysis.slope):
-            label = f"{analysis.slope:.2f} · label {analysis.intercept:+.2f}"
+            sign = "−" if analysis.intercept < 0 else "+"
+            label = f"{analysis.slope:.2f} · label {sign} {abs(analysis.intercept):.2f}"
             axes.plot(ends, analysis.slope * ends + analysis.intercept, color="black", linewidth=2, label=label)
         axes.set(xlabel="label", ylabel="predicted")
         axes.legend(loc="upper left")
-        return axes.figure
+        return figure
 
 
 def residual_figure(predicted: np.ndarray, labels: np.ndarray, analysis: RegressionAnalysis) -> Figure:
     """What the regression line of [`scatter_figure`] leaves, by label (paper's Figure 2d)."""
-    with _axes() as axes:
+    with _axes() as (figure, axes):
         _points(axes, labels, predicted - (analysis.slope * labels + analysis.intercept))
         axes.axhline(0, color="black")
         axes.set(xlabel="label", ylabel="residual")
-        return axes.figure
+        return figure
 
 
 def band_figure(analysis: RegressionAnalysis) -> Figure:
     """The mean absolute error, and the mean error as points, by the label's band."""
     bands = analysis.by_band
-    with _axes() as axes:
+    with _axes() as (figure, axes):
         names = list(bands.index)
         axes.bar(names, bands["mean_absolute_error"], color="0.75", edgecolor="black", label="mean absolute error")
         axes.plot(names, bands["mean_error"], "D", color="black", label="mean error")
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set(xlabel="label", ylabel="error")
         axes.legend()
-        return axes.figure
+        return figure
 
 
-def trace_figure(traces: Mapping[str, pd.Series], ylabel: str) -> Figure:
+def trace_figure(traces: Mapping[str, pd.Series], ylabel: str, logarithmic: bool = False) -> Figure:
     """Values of the log by step, each a line.
 
     Args:
         traces: By name, values with the steps as their index.
         ylabel: What they are.
+        logarithmic: Whether their scale is, where all are above 0.
     """
-    with _axes(6.0, 3.2) as axes:
+    with _axes(6.0, 3.2) as (figure, axes):
         for number, (name, values) in enumerate(traces.items()):
             values = values.iloc[:: -(-len(values) // _POINTS)]
             axes.plot(
@@ -134,9 +137,11 @@ def trace_figure(traces: Mapping[str, pd.Series], ylabel: str) -> Figure:
                 markersize=4,
                 label=name,
             )
+        if logarithmic and all((values > 0).all() for values in traces.values()):
+            axes.set_yscale("log")
         axes.set(xlabel="step", ylabel=ylabel)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-        return axes.figure
+        return figure
 
 
 def interval_figure(table: pd.DataFrame, xlabel: str) -> Figure:
@@ -146,14 +151,23 @@ def interval_figure(table: pd.DataFrame, xlabel: str) -> Figure:
         table: `value`, `low` and `high`, with the lines' names as the index.
         xlabel: What the values are.
     """
-    with _axes(5.5, 0.9 + 0.3 * len(table)) as axes:
+    with _axes(5.5, 0.9 + 0.4 * len(table)) as (figure, axes):
         places = np.arange(len(table))[::-1]
         spread = [table["value"] - table["low"], table["high"] - table["value"]]
         axes.errorbar(table["value"], places, xerr=spread, fmt="o", color="black", capsize=3)
         axes.axvline(0, color="0.5", linestyle="--")
         axes.set_yticks(places, list(table.index))
         axes.set(xlabel=xlabel, ylim=(-0.6, len(table) - 0.4))
-        return axes.figure
+        return figure
+
+
+def importance_figure(importances: Mapping[str, float]) -> Figure:
+    """Shares of a score's variance by hyperparameter, the largest first."""
+    names, shares = list(importances)[::-1], list(importances.values())[::-1]
+    with _axes(5.5, 0.9 + 0.3 * len(names)) as (figure, axes):
+        axes.barh(names, shares, color="0.75", edgecolor="black")
+        axes.set(xlabel="importance (share of the variance, fANOVA)", xlim=(0, 1))
+        return figure
 
 
 def _points(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:

@@ -26,6 +26,13 @@ from hf_multitask.evaluation.uncertainty import Interval
 
 _TEMPLATE = Path(__file__).with_name("report.html")
 _INTERVALS = "Intervals are the bootstrap's, of the rows that were evaluated; they say nothing of other seeds."
+_PROBES = (
+    "Sentences from templates that differ only in whom they speak of. The difference is the first group's mean less "
+    "the second's: of the predicted class's place among the classes, from 0 to 1; or, beside the same sentence with a "
+    "neutral term, of the probability of the last class of a pair, or of the score. The interval (95 %, Student's t) "
+    "is over the pairs of terms; the templates are the same. The mean absolute difference is over all sentences: a "
+    "model can favour neither group and still waver."
+)
 # Figures of the log: file, values' name, caption, and the keys that it shows.
 _TRACES = (
     ("losses", "loss", "Training loss of each task, mean since the last log.", r"loss_(.+)"),
@@ -115,7 +122,7 @@ class Report:
         return "\n\n".join([f"# {self.title}", *(block.markdown() for block in self.blocks)]) + "\n"
 
     def card_section(self) -> str:
-        """What of it a model card shows, in Markdown, under a heading of the second level; the figures are in `report/`."""
+        """What a model card shows of it, in Markdown below a heading of level 2; the figures are in `report/`."""
         return "\n\n".join(block.markdown("report/", level=1) for block in self.blocks if block.in_card)
 
     def to_html(self) -> str:
@@ -251,18 +258,17 @@ def _traces(history: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
         lines = {name: pd.Series(trace, dtype=float).dropna() for name, trace in traces.items()}
         lines = {name: line for name, line in lines.items() if len(line) > 1}
         if lines:
-            yield Block("figure", caption, name=f"training-{file}", figure=figures.trace_figure(lines, values))
+            yield Block(
+                "figure",
+                caption,
+                name=f"training-{file}",
+                figure=figures.trace_figure(lines, values, logarithmic=values == "divergence"),
+            )
 
 
 def _bias(bias: pd.DataFrame) -> Iterator[Block]:
     yield Block("heading", "Bias probes")
-    yield Block(
-        "paragraph",
-        "Sentences from templates that differ only in whom they speak of. The difference is the first group's mean less "
-        "the second's: of the predicted class's place among the classes, from 0 to 1; of the probability of the last "
-        "class of a pair; or of the score. The interval (95 %, Student's t) is over the pairs of terms; the templates are the "
-        "same. The mean absolute difference is over all sentences: a model can favour neither group and still waver.",
-    )
+    yield Block("paragraph", _PROBES)
     yield Block(
         "table",
         header=["task", "first group", "second group", "difference", "95 % interval", "mean absolute difference"],
@@ -280,7 +286,7 @@ def _bias(bias: pd.DataFrame) -> Iterator[Block]:
         texts=3,
     )
     for name, rows in bias.groupby("task", sort=False):
-        table = rows.set_index(rows["first"] + " less " + rows["second"])
+        table = rows.set_index(rows["first"] + "\nless " + rows["second"])
         figure = figures.interval_figure(table, f"difference in {name}")
         yield Block("figure", f"{name}: differences between groups.", name=f"{name}-bias", figure=figure)
 

@@ -90,14 +90,11 @@ def all_intervals(
     samples = {name: _samples(task, predicted[name], labels[name]) for name, task in tasks.items()}
 
     def mean_of_tasks(*rows: np.ndarray, axis: int) -> np.ndarray:
-        scores = []
-        for (name, values), drawn in zip(samples.items(), rows, strict=True):
-            drawn_values = [value[drawn] for value in values]
-            if tasks[name].is_regression:
-                scores.append((_pearson(*drawn_values, axis=axis) + 1) / 2)
-            else:
-                scores.append(_mean(*drawn_values, axis=axis))
-        return np.mean(scores, axis=0)
+        return np.mean([score_of(name, drawn, axis) for name, drawn in zip(tasks, rows, strict=True)], axis=0)
+
+    def score_of(name: str, drawn: np.ndarray, axis: int) -> np.ndarray:
+        values = [value[drawn] for value in samples[name]]
+        return (_pearson(values[0], values[1], axis) + 1) / 2 if tasks[name].is_regression else _mean(values[0], axis)
 
     # The samples are the rows' numbers: a row's prediction and label are drawn together, tasks apart.
     numbers = tuple(np.arange(len(labels[name])) for name in tasks)

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from hf_multitask.recipe import RecipeParser
-from recipes.sweep import as_flags, read_sweep
+from hf_multitask.recipe import RecipeParser, as_flags
+from recipes.sweep import read_sweep
 from tests.recipes.conftest import ROOT
 
 QUICK = {"max_steps": 2, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}

@@ -1,0 +1,229 @@
+"""Searches for the hyperparameters of a recipe that give the best score, with Optuna.
+
+    pip install -e ".[tune]"
+    python recipes/tune.py recipes/tuning/smart.yaml --output_dir OUT --data_dir DIR --backbone MINILM
+
+The file has the recipe, what every trial changes in it, and what is searched:
+
+    recipe: ../paper/full_finetuning.yaml
+    trials: 20
+    metric: eval_final_score
+    every_trial: {max_steps: 200, eval_strategy: steps, eval_steps: 50, save_strategy: "no"}
+    space:
+      smart.weight: {low: 0.01, high: 10.0, log: true}
+      largest_task_epochs: {low: 1, high: 3}
+      schedule: [round_robin, temperature]
+
+Two whole numbers make a range of whole numbers. Flags that are not this script's own go to every trial. A trial whose
+evaluations are worse than the median of the earlier ones at the same step is pruned. The study is kept in
+`OUT/study.db`: a search that was interrupted goes on, and runs the trial that it was in again (one process at a time).
+OUT gets `best.yaml`, a recipe that extends the one given, `trials.csv`, and `importance.png` and `.svg`.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Python puts a script's folder first on its path, where evaluate.py would hide the library of that name.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+
+import optuna
+import yaml
+from optuna.importance import get_param_importances
+from optuna.trial import TrialState
+from transformers import TrainerCallback
+
+from hf_multitask.building import build_trainer
+from hf_multitask.model.configuration_mtbert import refuse_unknown_keys
+from hf_multitask.recipe import RecipeParser, as_flags, load_yaml, nested, refusals, writable_folder
+
+KEYS = ["recipe", "trials", "metric", "every_trial", "space"]
+RANGE = ["low", "high", "log", "step"]
+# Marks a trial that runs the one again which an interruption ended.
+AGAIN = "again"
+
+
+@dataclass
+class Search:
+    """What a search's file says.
+
+    Args:
+        recipe: The recipe's file.
+        trials: How many, pruned and failed ones included.
+        metric: The evaluation's value to make as great as may be.
+        every_trial: Keys of the recipe that every trial changes.
+        space: By key, a range (`low`, `high`, `log`, `step`) or a list of choices.
+    """
+
+    recipe: Path
+    trials: int
+    metric: str
+    every_trial: dict[str, Any]
+    space: dict[str, Any]
+
+
+def read_search(path: Path) -> Search:
+    """Reads a search's file.
+
+    Raises:
+        ValueError: A key that is unknown or missing, or a value of the wrong kind.
+    """
+    values = load_yaml(path)
+    try:
+        refuse_unknown_keys(values, KEYS)
+        space, every_trial, trials = values.get("space"), values.get("every_trial") or {}, values.get("trials", 20)
+        if not isinstance(space, dict) or not space:
+            raise ValueError("space must be a mapping of the recipe's keys to ranges or lists of choices.")
+        if not isinstance(every_trial, dict):
+            raise ValueError(f"every_trial must be a mapping of the keys that all trials change, not {every_trial!r}.")
+        if not isinstance(trials, int) or trials < 1:
+            raise ValueError(f"trials must be a number from 1 on, not {trials!r}.")
+        for key, options in space.items():
+            _check_options(key, options)
+        if "recipe" not in values:
+            raise ValueError("recipe is missing: the recipe's file.")
+        recipe = (path.parent / str(values["recipe"])).resolve()
+        load_yaml(recipe)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return Search(recipe, trials, str(values.get("metric", "eval_final_score")), every_trial, space)
+
+
+def _check_options(key: str, options: Any) -> None:
+    if isinstance(options, list) and options:
+        return
+    if not isinstance(options, dict):
+        raise ValueError(f"space: {key} must be a list of choices or a range with low and high, not {options!r}.")
+    refuse_unknown_keys(options, RANGE)
+    low, high = options.get("low"), options.get("high")
+    is_range = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high)) and low < high
+    if not is_range or (options.get("log") and low <= 0):
+        raise ValueError(f"space: {key} needs low and high, two numbers, the lower first, above 0 if log is set.")
+
+
+def suggest(trial: optuna.Trial, space: dict[str, Any]) -> dict[str, Any]:
+    """A trial's values of the space's keys."""
+    values: dict[str, Any] = {}
+    for key, options in space.items():
+        if isinstance(options, list):
+            values[key] = trial.suggest_categorical(key, options)
+        elif isinstance(options["low"], int) and isinstance(options["high"], int):
+            values[key] = trial.suggest_int(key, **options)
+        else:
+            values[key] = trial.suggest_float(key, **options)
+    return values
+
+
+class Pruning(TrainerCallback):
+    """Reports a run's evaluations to its trial, and ends it where the trial is to be pruned."""
+
+    def __init__(self, trial: optuna.Trial, metric: str) -> None:
+        self.trial, self.metric = trial, metric
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        if self.metric not in metrics:
+            raise ValueError(f"metric {self.metric!r} is not evaluated; there are {', '.join(sorted(metrics))}.")
+        self.trial.report(metrics[self.metric], state.global_step)
+        if self.trial.should_prune():
+            raise optuna.TrialPruned
+
+
+def train(trial: optuna.Trial, search: Search, output_dir: Path, flags: list[str]) -> float:
+    """Trains one trial and gives its score."""
+    changes = search.every_trial | suggest(trial, search.space)
+    own = ["--config", str(search.recipe), "--output_dir", str(output_dir / f"trial-{trial.number}")]
+    recipe = RecipeParser(search.recipe).parse_recipe([*own, *as_flags(changes), *flags])
+    trainer, _ = build_trainer(recipe, callbacks=[Pruning(trial, search.metric)])
+    trainer.train(resume_from_checkpoint=False)
+    last = [entry for entry in trainer.state.log_history if search.metric in entry]
+    is_evaluated = bool(last) and last[-1]["step"] == trainer.state.global_step
+    metrics = last[-1] if is_evaluated else trainer.evaluate()
+    return metrics[search.metric]
+
+
+def open_study(output_dir: Path, seed: int) -> optuna.Study:
+    """The study of an output folder; the trials that an interruption left unfinished are to be run again."""
+    storage = optuna.storages.RDBStorage(f"sqlite:///{output_dir}/study.db")
+    study = optuna.create_study(
+        study_name="tune",
+        storage=storage,
+        direction="maximize",
+        load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
+    )
+    for trial in study.get_trials(states=[TrialState.RUNNING]):
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params, user_attrs={AGAIN: trial.number})
+    # A seed draws anew from its beginning: going on with the same one would draw the first trials' values again.
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
+    return study
+
+
+def trials_left(study: optuna.Study, trials: int) -> int:
+    """How many trials a study lacks; one that is run again counts once."""
+    finished = [trial for trial in study.trials if trial.state.is_finished()]
+    again = [trial for trial in study.trials if AGAIN in trial.user_attrs]
+    return max(0, trials - len(finished) + len(again))
+
+
+def write_results(study: optuna.Study, search: Search, output_dir: Path) -> None:
+    """Writes the trials, the best recipe and what mattered."""
+    # Here, since matplotlib takes a second to import.
+    from hf_multitask.evaluation.figures import importance_figure
+
+    study.trials_dataframe().to_csv(output_dir / "trials.csv", index=False)
+    states = [trial.state.name.lower() for trial in study.trials]
+    print(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
+    complete = study.get_trials(states=[TrialState.COMPLETE])
+    if not complete:
+        raise OSError(f"no trial was completed; see {output_dir}/trials.csv and the messages above.")
+    # The search's budget is a part of what was measured; whoever wants another one changes it there.
+    changes = nested({**search.every_trial, **study.best_params})
+    best = {"extends": os.path.relpath(search.recipe, output_dir.resolve()), **changes}
+    (output_dir / "best.yaml").write_text(yaml.safe_dump(best, sort_keys=False, allow_unicode=True))
+    print(f"best: {search.metric} {study.best_value:.4f}, trial {study.best_trial.number}: {study.best_params}")
+    if len(complete) > 1:
+        importances = get_param_importances(study)
+        figure = importance_figure(importances)
+        for ending in ("png", "svg"):
+            figure.savefig(output_dir / f"importance.{ending}")
+        print("importance: " + ", ".join(f"{key} {share:.2f}" for key, share in importances.items()))
+    print(f"The best recipe is {output_dir}/best.yaml.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("search", type=Path, help="The search's YAML file.")
+    parser.add_argument("--output_dir", help="Where the study is kept; by default, outputs/<the file's name>.")
+    parser.add_argument("--trials", type=int, help="How many; by default what the file says.")
+    parser.add_argument("--sampler_seed", type=int, default=0, help="Of the search; a trial's own is the recipe's.")
+    args, flags = parser.parse_known_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    with refusals():
+        search = read_search(args.search)
+        output_dir = writable_folder(args.output_dir or f"outputs/{args.search.stem}")
+        checked = [
+            "--config",
+            str(search.recipe),
+            "--output_dir",
+            str(output_dir),
+            *as_flags(search.every_trial),
+            *flags,
+        ]
+        RecipeParser(search.recipe).parse_recipe(checked)
+        study = open_study(output_dir, args.sampler_seed)
+        left = trials_left(study, args.trials or search.trials)
+        if left:
+            # A trial that fails is reported, and the search goes on.
+            study.optimize(lambda trial: train(trial, search, output_dir, flags), left, catch=(Exception,))
+        write_results(study, search, output_dir)
+
+
+if __name__ == "__main__":
+    main()
