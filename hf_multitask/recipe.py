@@ -11,7 +11,7 @@ The YAML's keys are the flags' names, in one flat list, and `tasks` is a table b
         files: {train: ids-sst-train.csv, validation: ids-sst-dev.csv, text: sentence, label: sentiment}
 
 `--learning_rate 2e-5` overrides a key, `--tasks.sst.pooling cls` a task's and `--smart.weight 0.1` a group's.
-`extends: base.yaml` starts from another recipe.
+`extends: base.yaml` starts from another recipe, `extends: [a.yaml, b.yaml]` from several, of which later ones go first.
 """
 
 import argparse
@@ -248,8 +248,11 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"recipe {path} must be a mapping of keys to values.")
-    base = values.pop("extends", None)
-    return values if base is None else _merged(load_yaml(path.parent / str(base)), values)
+    bases = values.pop("extends", None) or []
+    merged: dict[str, Any] = {}
+    for base in bases if isinstance(bases, list) else [bases]:
+        merged = _merged(merged, load_yaml(path.parent / str(base)))
+    return _merged(merged, values)
 
 
 def as_flags(changes: dict[str, Any], prefix: str = "--") -> list[str]:

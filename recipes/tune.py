@@ -43,8 +43,8 @@ from hf_multitask.recipe import RecipeParser, as_flags, load_yaml, nested, refus
 
 KEYS = ["recipe", "trials", "metric", "every_trial", "space"]
 RANGE = ["low", "high", "log", "step"]
-# Marks a trial that runs the one again which an interruption ended.
-AGAIN = "again"
+# Of a trial: which one it runs again that an interruption ended; and why it failed, if not by an interruption.
+AGAIN, ERROR = "again", "error"
 
 
 @dataclass
@@ -99,9 +99,10 @@ def _check_options(key: str, options: Any) -> None:
     if not isinstance(options, dict):
         raise ValueError(f"space: {key} must be a list of choices or a range with low and high, not {options!r}.")
     refuse_unknown_keys(options, RANGE)
-    low, high = options.get("low"), options.get("high")
-    is_range = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high)) and low < high
-    if not is_range or (options.get("log") and low <= 0):
+    low: Any = options.get("low")
+    high: Any = options.get("high")
+    is_range = isinstance(low, int | float) and isinstance(high, int | float) and low < high
+    if not is_range or (options.get("log") and not low > 0):
         raise ValueError(f"space: {key} needs low and high, two numbers, the lower first, above 0 if log is set.")
 
 
@@ -136,17 +137,22 @@ def train(trial: optuna.Trial, search: Search, output_dir: Path, flags: list[str
     """Trains one trial and gives its score."""
     changes = search.every_trial | suggest(trial, search.space)
     own = ["--config", str(search.recipe), "--output_dir", str(output_dir / f"trial-{trial.number}")]
-    recipe = RecipeParser(search.recipe).parse_recipe([*own, *as_flags(changes), *flags])
-    trainer, _ = build_trainer(recipe, callbacks=[Pruning(trial, search.metric)])
-    trainer.train(resume_from_checkpoint=False)
-    last = [entry for entry in trainer.state.log_history if search.metric in entry]
-    is_evaluated = bool(last) and last[-1]["step"] == trainer.state.global_step
-    metrics = last[-1] if is_evaluated else trainer.evaluate()
-    return metrics[search.metric]
+    try:
+        recipe = RecipeParser(search.recipe).parse_recipe([*own, *as_flags(changes), *flags])
+        trainer, _ = build_trainer(recipe, callbacks=[Pruning(trial, search.metric)])
+        trainer.train()
+        last = trainer.state.log_history[-2:]
+        scores = [entry[search.metric] for entry in last if search.metric in entry]
+        return scores[-1] if scores else trainer.evaluate()[search.metric]
+    except optuna.TrialPruned:
+        raise
+    except Exception as error:
+        trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}")
+        raise
 
 
 def open_study(output_dir: Path, seed: int) -> optuna.Study:
-    """The study of an output folder; the trials that an interruption left unfinished are to be run again."""
+    """The study of an output folder; the trials that an interruption ended are to be run again."""
     storage = optuna.storages.RDBStorage(f"sqlite:///{output_dir}/study.db")
     study = optuna.create_study(
         study_name="tune",
@@ -157,23 +163,28 @@ def open_study(output_dir: Path, seed: int) -> optuna.Study:
     )
     for trial in study.get_trials(states=[TrialState.RUNNING]):
         study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(trial.params, user_attrs={AGAIN: trial.number})
+    again = {trial.user_attrs[AGAIN] for trial in study.trials if AGAIN in trial.user_attrs}
+    for trial in study.get_trials(states=[TrialState.FAIL]):
+        if not _is_done(trial) and trial.number not in again:
+            study.enqueue_trial(trial.params, user_attrs={AGAIN: trial.number})
     # A seed draws anew from its beginning: going on with the same one would draw the first trials' values again.
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
     return study
 
 
+def _is_done(trial: optuna.trial.FrozenTrial) -> bool:
+    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or ERROR in trial.user_attrs
+
+
 def trials_left(study: optuna.Study, trials: int) -> int:
-    """How many trials a study lacks; one that is run again counts once."""
-    finished = [trial for trial in study.trials if trial.state.is_finished()]
-    again = [trial for trial in study.trials if AGAIN in trial.user_attrs]
-    return max(0, trials - len(finished) + len(again))
+    """How many trials a study lacks; those that an interruption ended do not count."""
+    return max(0, trials - sum(map(_is_done, study.trials)))
 
 
 def write_results(study: optuna.Study, search: Search, output_dir: Path) -> None:
     """Writes the trials, the best recipe and what mattered."""
     # Here, since matplotlib takes a second to import.
-    from hf_multitask.evaluation.figures import importance_figure
+    from hf_multitask.evaluation.figures import FORMATS, encoded, importance_figure
 
     study.trials_dataframe().to_csv(output_dir / "trials.csv", index=False)
     states = [trial.state.name.lower() for trial in study.trials]
@@ -189,8 +200,8 @@ def write_results(study: optuna.Study, search: Search, output_dir: Path) -> None
     if len(complete) > 1:
         importances = get_param_importances(study)
         figure = importance_figure(importances)
-        for ending in ("png", "svg"):
-            figure.savefig(output_dir / f"importance.{ending}")
+        for kind in FORMATS:
+            (output_dir / f"importance.{kind}").write_bytes(encoded(figure, kind))
         print("importance: " + ", ".join(f"{key} {share:.2f}" for key, share in importances.items()))
     print(f"The best recipe is {output_dir}/best.yaml.")
 

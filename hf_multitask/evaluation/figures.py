@@ -1,8 +1,9 @@
 """The figures of a report. All of them can be told apart without colours: by line, marker and shade."""
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hf_multitask.evaluation.analysis import ClassificationAnalysis, RegressionAnalysis
+
+Format = Literal["png", "svg"]
+FORMATS: tuple[Format, ...] = ("png", "svg")
 
 _STYLE = {
     **sns.axes_style("whitegrid"),
@@ -33,6 +37,14 @@ def _axes(width: float = 4.5, height: float = 3.4) -> Iterator[tuple[Figure, Axe
     with rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure, figure.add_subplot()
+
+
+def encoded(figure: Figure, kind: Format) -> bytes:
+    """A figure's file; the same figure gives the same bytes."""
+    content = io.BytesIO()
+    with rc_context(_STYLE):
+        figure.savefig(content, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    return content.getvalue()
 
 
 def confusion_figure(analysis: ClassificationAnalysis, labels: Sequence[str]) -> Figure:

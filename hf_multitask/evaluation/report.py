@@ -1,7 +1,6 @@
 """A run's report: tables and figures, as one HTML page that needs no network, and in Markdown."""
 
 import base64
-import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -94,11 +93,8 @@ class Block:
     @property
     def svg(self) -> str:
         """A figure's SVG, in base64."""
-        content = io.BytesIO()
         assert self.figure is not None
-        # Without the date, the same report is the same file.
-        self.figure.savefig(content, format="svg", metadata={"Date": None})
-        return base64.b64encode(content.getvalue()).decode()
+        return base64.b64encode(figures.encoded(self.figure, "svg")).decode()
 
 
 @dataclass
@@ -137,12 +133,13 @@ class Report:
         """Writes `index.html`, `report.md`, and each figure as PNG and SVG; what an earlier report left is removed."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for old in [*folder.glob("*.png"), *folder.glob("*.svg")]:
-            old.unlink()
+        for kind in figures.FORMATS:
+            for old in folder.glob(f"*.{kind}"):
+                old.unlink()
         for block in self.blocks:
             if block.figure is not None:
-                block.figure.savefig(folder / f"{block.name}.png")
-                (folder / f"{block.name}.svg").write_bytes(base64.b64decode(block.svg))
+                for kind in figures.FORMATS:
+                    (folder / f"{block.name}.{kind}").write_bytes(figures.encoded(block.figure, kind))
         (folder / "report.md").write_text(self.to_markdown(), encoding="utf-8", errors="backslashreplace")
         (folder / "index.html").write_text(self.to_html(), encoding="utf-8", errors="backslashreplace")
 

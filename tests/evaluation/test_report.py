@@ -1,0 +1,169 @@
+"""The report: what it says, that it is whole by itself, and that it opens."""
+
+import html
+import re
+import subprocess
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+from hf_multitask.evaluation.analysis import TaskPredictions
+from hf_multitask.evaluation.metrics import final_score, score, trivial_score
+from hf_multitask.evaluation.report import Report, build_report
+from hf_multitask.evaluation.uncertainty import all_intervals
+from hf_multitask.model.configuration_mtbert import TaskConfig
+
+TASKS = {
+    "sst": TaskConfig("single_label_classification", labels=["bad", "so-so", "good"]),
+    "quora": TaskConfig("pair_classification", labels=["different", "same"]),
+    "sts": TaskConfig("pair_regression"),
+}
+EVIL = 'a | b <script>alert("x")</script> \ud800'
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+
+
+def predictions() -> dict[str, TaskPredictions]:
+    draw = np.random.default_rng(0)
+    labels = {"sst": draw.integers(3, size=60), "quora": draw.integers(2, size=60), "sts": draw.uniform(0, 5, 60)}
+    outputs = {"sst": draw.normal(size=(60, 3)), "quora": draw.normal(size=60), "sts": labels["sts"] * 0.5 + 1}
+    # The surest error of all.
+    outputs["sst"][7], labels["sst"][7] = [9.0, 0.0, 0.0], 2
+    texts = [(f"text {row}" if row != 7 else EVIL,) for row in range(60)]
+    pairs = [(f"first {row}", f"second {row}") for row in range(60)]
+    return {
+        name: TaskPredictions(task, outputs[name], labels[name], pairs if task.is_pair else texts)
+        for name, task in TASKS.items()
+    }
+
+
+HISTORY = [
+    {"loss_sst": 1.2, "loss_sts": 2.0, "learning_rate": 1e-5, "smart_sst": 0.1, "smart_cosine": 0.5, "step": 1},
+    {"loss_sst": 1.1, "loss_sts": 1.5, "learning_rate": 2e-5, "smart_sst": 0.2, "smart_cosine": 0.6, "step": 2},
+    {"eval_sst_accuracy": 0.3, "eval_final_score": 0.4, "step": 2},
+    {"eval_sst_accuracy": 0.4, "eval_final_score": 0.5, "gradient_cosine_sst_sts": 0.1, "step": 3},
+]
+BIAS = pd.DataFrame(
+    [("sst", "gender", "women", "men", 0.1, 0.05, 0.15, 0.2)],
+    columns=["task", "attribute", "first", "second", "value", "low", "high", "absolute"],
+)
+
+
+def build(**overrides: Any) -> Report:
+    rows = predictions()
+    scores = {name: score(part.task, part.predicted, part.labels) for name, part in rows.items()}
+    metrics = {f"eval_{name}_{metric}": value for name, by in scores.items() for metric, value in by.items()}
+    intervals = all_intervals(
+        TASKS,
+        {name: part.predicted for name, part in rows.items()},
+        {name: part.labels for name, part in rows.items()},
+        resamples=100,
+    )
+    trivial = {name: trivial_score(part.task, part.labels, part.labels) for name, part in rows.items()}
+    options = {"history": HISTORY, "bias": BIAS, "examples": 3, **overrides}
+    return build_report(
+        "a run", rows, metrics | {"eval_final_score": final_score(scores)}, trivial, intervals, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "old.png").write_bytes(b"")
+    build().save(folder)
+    return folder
+
+
+def test_every_figure_is_there_as_png_and_svg_and_nothing_of_an_older_report(saved: Path) -> None:
+    figures = ["sst-confusion", "sst-calibration", "quora-confusion", "quora-calibration", "sst-bias"]
+    figures += ["sts-scatter", "sts-residuals", "sts-bands"]
+    figures += [f"training-{name}" for name in ("losses", "scores", "learning-rates", "smart", "smart-perturbation")]
+    assert {path.stem for path in saved.glob("*.png")} == set(figures)
+    for figure in figures:
+        picture = imread(saved / f"{figure}.png")
+        assert picture.min() < picture.max()
+        # To be read in black and white, nothing may be told by its colour.
+        assert np.ptp(picture[..., :3], axis=-1).max() < 0.02
+        assert ET.parse(saved / f"{figure}.svg").getroot().tag.endswith("svg")
+
+
+def test_the_page_needs_nothing_beside_it(saved: Path) -> None:
+    page = (saved / "index.html").read_text()
+    assert set(re.findall(r'(?:src|href)="([^"]{5})', page)) == {"data:"}
+    assert "url(" not in page
+    assert page.count("<img") == 13
+
+
+def test_markdown_and_page_have_the_same_tables(saved: Path) -> None:
+    page, markdown = (saved / "index.html").read_text(), (saved / "report.md").read_text()
+    cells = [html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", page)]
+    lines = [line for line in markdown.splitlines() if line.startswith("|") and "---" not in line]
+    for cell in cells:
+        if EVIL[:3] not in cell:
+            assert any(f" {cell} " in line for line in lines) or not cell
+    assert [image for image in re.findall(r"\]\((.*?)\)", markdown) if not (saved / image).is_file()] == []
+
+
+def test_texts_of_the_data_break_nothing_and_stay_out_of_the_card(saved: Path) -> None:
+    assert "<script>" not in (saved / "index.html").read_text()
+    markdown = (saved / "report.md").read_text()
+    (line,) = [line for line in markdown.splitlines() if "alert" in line]
+    assert line.startswith(r"| a \| b &lt;script>")
+    assert len(re.findall(r"(?<!\\)\|", line)) == 5
+    card = build().card_section()
+    assert "alert" not in card
+    assert "first 1" not in card
+    assert "](report/sst-confusion.png)" in card
+    assert "### Task sst" in card
+    assert "alert" not in build(examples=0).to_markdown()
+
+
+def test_what_was_not_measured_has_no_section() -> None:
+    plain = build(history=[], bias=None)
+    assert not plain.probed
+    assert "Training" not in plain.to_markdown()
+    assert "Bias" not in plain.to_markdown()
+    assert build().probed
+
+
+def test_the_same_report_is_the_same_file(saved: Path, tmp_path: Path) -> None:
+    build().save(tmp_path)
+    assert (tmp_path / "index.html").read_bytes() == (saved / "index.html").read_bytes()
+
+
+def test_constant_labels_and_single_rows_are_reported_and_said_to_be_undefined() -> None:
+    rows = {
+        "sts": TaskPredictions(TASKS["sts"], np.array([1.0, 2.0]), np.array([3.0, 3.0])),
+        "sst": TaskPredictions(TASKS["sst"], np.array([[1.0, 0.0, 0.0]]), np.array([0])),
+    }
+    labels = {name: part.labels for name, part in rows.items()}
+    tasks = {name: TASKS[name] for name in rows}
+    intervals = all_intervals(tasks, {name: part.predicted for name, part in rows.items()}, labels)
+    metrics = {"eval_sts_pearson": np.nan, "eval_sts_rmse": 1.58, "eval_sst_accuracy": 1.0, "eval_final_score": np.nan}
+    markdown = build_report("few", rows, metrics, {}, intervals).to_markdown()
+    assert "| sts | pearson | undefined | undefined | not measured |" in markdown
+    assert "0 of 1 rows are wrong." in markdown
+
+
+@pytest.mark.slow
+def test_the_page_opens_from_disk_without_a_network_and_without_errors(saved: Path, tmp_path: Path) -> None:
+    if not CHROMIUM.exists():
+        pytest.skip("there is no Chromium")
+    command = [str(CHROMIUM), *FLAGS.split(), f"--user-data-dir={tmp_path}", "--enable-logging=stderr"]
+    command += ["--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=10000", "--dump-dom"]
+    page, probe = saved / "index.html", tmp_path / "probe.html"
+    # The same page with a script, which shows that images are looked at and that errors would be seen.
+    broken = "[...document.images].filter(image => !image.naturalWidth).length"
+    script = f"onload = () => {{ document.title = 'broken: ' + {broken}; console.error('seen') }}"
+    probe.write_text(page.read_text() + f"<script>{script}</script>")
+    run = subprocess.run([*command, probe.as_uri()], capture_output=True, text=True, timeout=120)
+    assert "<title>broken: 0</title>" in run.stdout
+    assert "CONSOLE" in run.stderr
+    run = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120)
+    assert "Worst errors" in run.stdout
+    assert "CONSOLE" not in run.stderr
