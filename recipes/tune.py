@@ -33,7 +33,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 
 import optuna
 import yaml
-from optuna.importance import get_param_importances
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 from transformers import TrainerCallback
 
@@ -197,8 +197,9 @@ def write_results(study: optuna.Study, search: Search, output_dir: Path) -> None
     best = {"extends": os.path.relpath(search.recipe, output_dir.resolve()), **changes}
     (output_dir / "best.yaml").write_text(yaml.safe_dump(best, sort_keys=False, allow_unicode=True))
     print(f"best: {search.metric} {study.best_value:.4f}, trial {study.best_trial.number}: {study.best_params}")
-    if len(complete) > 1:
-        importances = get_param_importances(study)
+    # Of trials that all scored the same, nothing made a difference.
+    if len({trial.value for trial in complete}) > 1:
+        importances = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
         figure = importance_figure(importances)
         for kind in FORMATS:
             (output_dir / f"importance.{kind}").write_bytes(encoded(figure, kind))

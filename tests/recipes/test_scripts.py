@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,9 @@ def test_training_saves_all_that_a_model_needs_and_prints_a_table(trained: tuple
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md", "all_results.json"} <= files
     assert not {path.suffix for path in folder.iterdir()} & {".bin", ".pt", ".pth"}
     assert {"trainer_state.json", "data_report.json"} <= files
+    assert {"index.html", "report.md", "similarity-scatter.png"} <= {
+        path.name for path in (folder / "report").iterdir()
+    }
     results = json.loads((folder / "all_results.json").read_text())
     assert {f"eval_{task}_{metric}" for task, metric in TASKS.items()} | {"eval_final_score", "train_loss"} <= set(
         results
@@ -55,6 +59,10 @@ def test_the_card_says_what_was_measured_and_its_code_runs(trained: tuple[Path, 
     assert "{{" not in card
     assert "{%" not in card
     assert str(folder.parent) not in card
+    for image in re.findall(r"!\[.*?\]\((.*?)\)", card):
+        assert (folder / image).is_file()
+    assert "women" in card
+    assert "Worst errors" not in card
     assert card_problems(card) == []
     installed, remote = (part.split("```")[0] for part in card.split("```python\n")[1:])
     exec(installed.replace(f'"{folder.name}"', repr(str(folder))), {})
@@ -79,6 +87,22 @@ def test_trainer_evaluate_script_and_a_loop_over_predict_agree(
         lines = [line.rsplit(",", 1) for line in file.read_text().splitlines()[1:]]
         assert f"| {task} | {metric} | {in_training[f'eval_{task}_{metric}']:.3f} |" in script.stdout, lines[0]
         assert by_hand(pipe, task, file)[metric] == pytest.approx(in_training[f"eval_{task}_{metric}"], abs=1e-6)
+
+
+def test_evaluate_writes_a_report_of_the_split_and_of_the_training(
+    trained: tuple[Path, Any], run_in_process: Callable, tmp_path: Path
+) -> None:
+    folder, _ = trained
+    run = run_in_process("evaluate.py", "--output_dir", folder, "--report", tmp_path / "there", "--report_examples", 2)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout.endswith(f"\nThe report is in {tmp_path / 'there'}.\n")
+    markdown = (tmp_path / "there" / "report.md").read_text()
+    table = markdown.split("## Task")[0]
+    assert run.stdout.split("\n\n")[0] in table
+    assert markdown.count("### Worst errors") == 3
+    assert "Bias probes" in markdown
+    in_training = (folder / "report" / "report.md").read_text()
+    assert re.findall(r"\| sentiment \| .* \|", markdown) == re.findall(r"\| sentiment \| .* \|", in_training)
 
 
 def by_hand(pipe: MultiTaskPipeline, task: str, file: Path) -> dict[str, float]:
