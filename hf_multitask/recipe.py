@@ -97,14 +97,21 @@ class ReportArguments:
         default=True,
         metadata={"help": "After training, write report/ with figures of errors, calibration, training and biases."},
     )
-    report_examples: int = field(
-        default=10,
-        metadata={"help": "How many of each task's worst errors to quote; 0 where the data must not be passed on."},
+    report_examples: int | None = field(
+        default=None,
+        metadata={
+            "help": "How many of each task's worst errors to quote: by default 10, and none in a run that is pushed to "
+            "the Hub, since the data's terms may not allow that."
+        },
     )
 
     def __post_init__(self) -> None:
-        if self.report_examples < 0:
+        if self.report_examples is not None and self.report_examples < 0:
             raise ValueError(f"report_examples must be at least 0, not {self.report_examples}.")
+
+    def examples(self, is_pushed: bool) -> int:
+        """How many worst errors to quote in the report of a run."""
+        return self.report_examples if self.report_examples is not None else 0 if is_pushed else 10
 
 
 @dataclass

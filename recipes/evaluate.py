@@ -49,7 +49,8 @@ def main() -> None:
         print(results_table(scored.tasks, scored.metrics, scored.trivial, intervals))
         if folder is not None:
             title = f"{Path(model).name}, {split}"
-            scored.report(title, intervals, training_history(model), recipe.report.report_examples).save(folder)
+            examples = recipe.report.examples(is_pushed=False)
+            scored.report(title, intervals, training_history(model), examples).save(folder)
             print(f"\nThe report is in {folder}.")
     PartialState().destroy_process_group()
 

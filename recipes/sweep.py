@@ -22,6 +22,7 @@ repeated. A run that fails is reported, and the others go on.
 """
 
 import argparse
+import os
 import re
 import shlex
 import subprocess
@@ -151,6 +152,9 @@ def main() -> None:
         sweep = read_sweep(args.sweep)
         output_dir = writable_folder(args.output_dir or f"outputs/{args.sweep.stem}")
         plans = plan(sweep, args.seeds or sweep.seeds, output_dir, flags)
+    if args.jobs > 1:
+        # Runs side by side that each take all cores would wait for one another.
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.jobs)))
     with ThreadPoolExecutor(args.jobs) as pool:
         done = pool.map(lambda planned: train(*planned), plans.values())
     finished = {run: folder for (run, (folder, _)), is_done in zip(plans.items(), done, strict=True) if is_done}

@@ -72,7 +72,7 @@ def main() -> None:
     trainer.save_state()
     if trainer.is_world_process_zero() and recipe.report.write_report:
         log = trainer.state.log_history
-        report = scored.report(output_dir.name, scored.intervals(), log, recipe.report.report_examples)
+        report = scored.report(output_dir.name, scored.intervals(), log, recipe.report.examples(args.push_to_hub))
         report.save(output_dir / "report")
         trainer.run_facts.report = report
     trainer.create_model_card()

@@ -69,6 +69,14 @@ def test_a_recipe_may_extend_several_of_which_the_later_go_first(parse, tmp_path
     assert list(recipe.tasks) == ["sst", "sts"]
 
 
+def test_nothing_of_the_data_is_quoted_in_what_is_pushed_unless_that_is_asked_for(parse) -> None:
+    assert [parse().report.examples(is_pushed=pushed) for pushed in (False, True)] == [10, 0]
+    asked = parse(BASE, "--report_examples", "3").report
+    assert [asked.examples(is_pushed=pushed) for pushed in (False, True)] == [3, 3]
+    with pytest.raises(ValueError, match="report_examples must be at least 0, not -1"):
+        parse(BASE, "--report_examples", "-1")
+
+
 def test_flags_go_over_the_file_in_both_spellings(parse) -> None:
     recipe = parse(
         BASE, "--learning_rate", "1e-3", "--per-device-train-batch-size=4", "--bf16", "--use_cpu", "--pooling", "max"
