@@ -21,6 +21,7 @@ def test_overlap_truncation_and_dropped_rows_are_reported(tmp_path: Path, tokeni
     assert (train.rows, len(train.dropped), train.also_in_train, train.truncated) == (3, 1, 0, 0)
     assert (dev.rows, len(dev.dropped), dev.also_in_train, dev.truncated) == (2, 0, 1, 1)
     assert prepared.rows["train"]["mood"].num_rows == 2
+    assert prepared.texts["train"]["mood"]["sentence"][:] == ["a good film", "a bad film"]
     assert "1 rows of" in caplog.text
     assert "stand in train too" in caplog.text
     assert "are cut to 6 tokens" in caplog.text

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import kstest, pearsonr
 from sklearn.metrics import accuracy_score, root_mean_squared_error
 
-from hf_multitask.evaluation.uncertainty import bootstrap_intervals, compare, holm
+from hf_multitask.evaluation.uncertainty import all_intervals, bootstrap_intervals, compare, holm
 from hf_multitask.model.configuration_mtbert import TaskConfig
 
 CLASSES = TaskConfig("single_label_classification", num_labels=3)
@@ -52,6 +52,31 @@ def test_an_interval_covers_the_truth_as_often_as_it_says(
         covered += interval.low <= truth <= interval.high
     # Three standard deviations of 300 draws at 0.9, and what a bootstrap of 120 rows is known to lack.
     assert 0.9 - 3 * 0.0173 - 0.01 <= covered / runs <= 0.9 + 3 * 0.0173
+
+
+def test_the_final_scores_interval_covers_the_truth_too() -> None:
+    rng = np.random.default_rng(5)
+    tasks = {"a": CLASSES, "b": SCORES}
+    covered, runs = 0, 200
+    for seed in range(runs):
+        # Tasks of unlike sizes, resampled each for itself.
+        drawn = {"a": classes(rng, 60), "b": scores(rng, 120)}
+        predicted, labels = ({name: pair[side] for name, pair in drawn.items()} for side in (0, 1))
+        interval = all_intervals(tasks, predicted, labels, 0.9, resamples=200, seed=seed)["final_score"]
+        # The mean of 0.7 and (0.6 + 1) / 2.
+        covered += interval.low <= 0.75 <= interval.high
+    assert 0.9 - 3 * 0.0212 - 0.01 <= covered / runs <= 0.9 + 3 * 0.0212
+    assert interval.value == pytest.approx(
+        (accuracy_score(labels["a"], predicted["a"]) + (pearsonr(predicted["b"], labels["b"]).statistic + 1) / 2) / 2,
+        abs=1e-12,
+    )
+
+
+def test_the_final_score_of_one_task_has_that_tasks_interval() -> None:
+    predicted, labels = classes(np.random.default_rng(6), 80)
+    intervals = all_intervals({"a": CLASSES}, {"a": predicted}, {"a": labels})
+    assert intervals["final_score"] == intervals["a_accuracy"]
+    assert intervals["a_accuracy"] == bootstrap_intervals(CLASSES, predicted, labels)["accuracy"]
 
 
 @pytest.mark.parametrize("draw", [scores, classes])
