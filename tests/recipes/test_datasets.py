@@ -22,7 +22,10 @@ TASKS = {
 }
 
 
-@pytest.mark.parametrize("stem", TASKS)
+# The eight tasks have all the others' among them; each by itself is for the slow set.
+@pytest.mark.parametrize(
+    "stem", [pytest.param(s, marks=[] if s == "eight_tasks" else [pytest.mark.slow]) for s in TASKS]
+)
 def test_a_recipe_trains_and_is_scored_on_its_samples(stem: str, run_in_process: Callable, tmp_path: Path) -> None:
     run = run_in_process(
         *("train.py", "--config", FOLDER / f"{stem}.yaml", "--data_dir", FOLDER / "samples", "--output_dir", tmp_path),

@@ -62,8 +62,8 @@ def test_a_search_goes_on_where_it_stopped_and_writes_a_recipe_of_the_best(
 def test_a_trial_that_fails_is_reported_and_the_search_goes_on(
     write_search: Callable, run_in_process: Callable, tmp_path: Path
 ) -> None:
-    search = write_search(space={"surgery": ["nonsense", "sum"]}, trials=3)
-    run = run_in_process("tune.py", search, "--output_dir", tmp_path / "out", "--sampler_seed", 1)
+    search = write_search(space={"surgery": ["nonsense", "sum"]})
+    run = run_in_process("tune.py", search, "--output_dir", tmp_path / "out", "--sampler_seed", 0)
     trials = pd.read_csv(tmp_path / "out" / "trials.csv")
     assert set(trials["state"]) == {"FAIL", "COMPLETE"}
     failed = trials[trials["state"] == "FAIL"]
