@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 # What a checkpoint has for resuming, beside the model.
 _RESUMING = ["optimizer*", "*.pt", "rng_state*", "average.safetensors", "epoch_losses.json"]
-# What a run says of itself, beside its checkpoints.
-_REPORTS = ("data_report.json", "train_results.json", "eval_results.json", "all_results.json", "report")
+# What a run says of itself, beside its checkpoints. Not `report/`: while training, that is an earlier run's.
+_REPORTS = ("data_report.json", "train_results.json", "eval_results.json", "all_results.json")
 _PUSH_PREFIX = "_push-"
 
 
@@ -206,8 +206,7 @@ class ModelPublisher(Trainer):
                 )
             for name in _REPORTS:
                 if (report := Path(self.args.output_dir) / name).exists():
-                    copy = shutil.copytree if report.is_dir() else shutil.copy2
-                    copy(report, Path(folder) / name)
+                    shutil.copy2(report, Path(folder) / name)
             upload_folder(**options, ignore_patterns=_RESUMING, commit_message=message)
         finally:
             shutil.rmtree(folder)

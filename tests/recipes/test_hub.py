@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,10 @@ def test_a_pushed_run_is_the_same_model_wherever_it_is_loaded(
     card = sent["README.md"].read_text()
     assert card_problems(card) == []
     assert 'pipeline("multi-task", model="user/mtbert-smart")' in card
+    # The report goes with it, figures and all, but for what it would quote of the data.
+    assert set(re.findall(r"\((report/.*?)\)", card)) <= set(sent)
+    assert "Bias probes" in sent["report/index.html"].read_text()
+    assert "Worst errors" not in sent["report/index.html"].read_text()
 
     model, tokenizer = AutoModel.from_pretrained(out), AutoTokenizer.from_pretrained(out)
     inputs = tokenizer(list(PAIR), padding=True, return_tensors="pt")
