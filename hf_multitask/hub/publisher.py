@@ -11,17 +11,18 @@ from typing import Any
 from huggingface_hub import HfApi
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput, rotate_checkpoints
 from transformers.utils.hub import PushInProgress
 
 from hf_multitask.hub.card import RunFacts, build_card
 from hf_multitask.hub.checkpoints import LAST_CHECKPOINT, fetch_checkpoint
+from hf_multitask.hub.manifest import MANIFEST_NAME, check_whole, newest_whole, seal
 from hf_multitask.hub.upload import HUB_ERRORS, may_pass, refused_by_hub, upload_folder
 
 logger = logging.getLogger(__name__)
 
 # What a checkpoint has for resuming, beside the model.
-_RESUMING = ["optimizer*", "*.pt", "rng_state*", "average.safetensors", "epoch_losses.json"]
+_RESUMING = ["optimizer*", "*.pt", "rng_state*", "average.safetensors", "epoch_losses.json", MANIFEST_NAME]
 # What a run says of itself, beside its checkpoints. Not `report/`: while training, that is an earlier run's.
 _REPORTS = ("data_report.json", "train_results.json", "eval_results.json", "all_results.json")
 _PUSH_PREFIX = "_push-"
@@ -47,13 +48,41 @@ class ModelPublisher(Trainer):
         """As the parent.
 
         Args:
-            resume_from_checkpoint: A folder, True for the newest in the output folder, or a repository on the Hub; see
-                [`fetch_checkpoint`].
+            resume_from_checkpoint: A folder, True for the newest whole one in the output folder, or a repository on the
+                Hub; see [`fetch_checkpoint`].
             kwargs: For the parent.
+
+        Raises:
+            ValueError: There is no checkpoint, or the one that is named is not whole.
         """
-        if isinstance(resume_from_checkpoint, str) and not Path(resume_from_checkpoint).is_dir():
-            resume_from_checkpoint = fetch_checkpoint(resume_from_checkpoint, self.args.hub_token)
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = str(newest_whole(self.args.output_dir))
+        elif isinstance(resume_from_checkpoint, str):
+            if not Path(resume_from_checkpoint).is_dir():
+                resume_from_checkpoint = fetch_checkpoint(resume_from_checkpoint, self.args.hub_token)
+            check_whole(resume_from_checkpoint)
+        if resume_from_checkpoint:
+            logger.info("Resuming from %s.", resume_from_checkpoint)
         return super().train(resume_from_checkpoint, **kwargs)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """As the parent; older checkpoints go only when the new one is whole."""
+        folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        limit = self.args.save_total_limit
+        if self.args.should_save:
+            # Of a checkpoint of this step that is written over.
+            (folder / MANIFEST_NAME).unlink(missing_ok=True)
+        self.args.save_total_limit = None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        # Other processes write files of their own there.
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            seal(folder)
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(str(folder.parent), limit, best_model_checkpoint=best, use_mtime=True)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -168,6 +197,8 @@ class ModelPublisher(Trainer):
         busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
         if busy and not self.args.hub_always_push:
             return
+        # The copy is of a whole checkpoint; what other processes still write into this one is sealed later.
+        seal(checkpoint_folder)
         self._report_failed_pushes()
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         folder = self._copy_to_push(checkpoint_folder)
