@@ -23,6 +23,7 @@ from hf_multitask.hub.card import RunFacts
 from hf_multitask.hub.checkpoints import fetch_checkpoint
 from hf_multitask.recipe import Recipe, RecipeParser, refusals, writable_folder
 from hf_multitask.scoring import score, trivial_scores
+from hf_multitask.training.callbacks import GracefulStop
 
 DEFAULT_CONFIG = Path(__file__).parent / "quickstart.yaml"
 
@@ -64,7 +65,17 @@ def main() -> None:
         }
         (output_dir / "data_report.json").write_text(json.dumps(rows, indent=2))
 
+    stop = GracefulStop(trainer.accelerator)
+    trainer.add_callback(stop)
     result = trainer.train(resume_from_checkpoint=True if resume == "true" else resume)
+    if stop.signal is not None:
+        if trainer.is_world_process_zero():
+            print(
+                f"\nStopped by {stop.signal.name}; step {trainer.state.global_step} is saved in {output_dir}. "
+                "Go on by the same command with --resume_from_checkpoint true."
+            )
+        trainer.end()
+        sys.exit(128 + stop.signal)
     trainer.save_metrics("train", result.metrics)
     scored = score(trainer, data, "validation", probe=recipe.report.write_report)
     trainer.log(scored.metrics)

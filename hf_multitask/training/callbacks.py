@@ -1,6 +1,8 @@
 """What the trainer does at its loop's events."""
 
 import json
+import signal
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -137,3 +139,53 @@ class TaskProgressCallback(ProgressCallback):
         if self.prediction_bar is not None and self.prediction_bar.n >= self.prediction_bar.total:
             super().on_evaluate(args, state, control)
         super().on_prediction_step(args, state, control, eval_dataloader, **kwargs)
+
+
+class GracefulStop(TrainerCallback):
+    """Ends training after the step in which SIGINT (Ctrl-C) or SIGTERM came, with a checkpoint of that step.
+
+    A second signal acts as it would without this. All processes stop after the same step, whichever the signal reached.
+
+    Args:
+        accelerator: The trainer's.
+
+    `signal` is the one that ended training, or None.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.signal: signal.Signals | None = None
+        self._accelerator = accelerator
+        self._received: signal.Signals | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # Python allows handlers to be set in its main thread alone.
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {
+                number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)
+            }
+
+    def _receive(self, number: int, frame: Any) -> None:
+        self._received = signal.Signals(number)
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        number = torch.tensor(self._received or 0, device=self._accelerator.device)
+        if self._accelerator.num_processes > 1:
+            number = self._accelerator.gather(number[None]).max()
+        if number:
+            self.signal = signal.Signals(int(number))
+            control.should_save = control.should_training_stop = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.signal is not None:
+            # It is no end of an epoch: what belongs to one would come again when the run goes on.
+            control.should_evaluate = control.should_save = control.should_log = False
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._restore()

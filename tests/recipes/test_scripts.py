@@ -2,8 +2,13 @@
 
 import json
 import math
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +20,7 @@ from transformers import AutoModel, pipeline
 
 from hf_multitask import MultiTaskBertModel, MultiTaskPipeline
 from hf_multitask.evaluation.metrics import score
+from hf_multitask.hub.manifest import newest_whole
 from tests.conftest import ROOT
 from tests.hub.server import card_problems
 from tests.recipes.conftest import QUICK
@@ -202,6 +208,23 @@ def test_an_interrupted_run_is_resumed(run_in_process: Callable, tmp_path: Path)
     assert run.returncode == 0, run.stderr[-2000:]
     state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
     assert state["global_step"] == 4
+
+
+@pytest.mark.slow
+def test_a_run_that_is_told_to_end_saves_its_step_and_says_how_to_go_on(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "recipes" / "train.py"), "--output_dir", str(tmp_path / "out"), *QUICK]
+    command += ["--max_steps", "100000", "--logging_steps", "1", "--logging_first_step", "--use_cpu"]
+    log = (tmp_path / "log").open("w")
+    process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while "'loss'" not in (tmp_path / "log").read_text():
+        assert process.poll() is None, (tmp_path / "log").read_text()[-2000:]
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 128 + signal.SIGTERM
+    written = (tmp_path / "log").read_text()
+    step = re.search(r"Stopped by SIGTERM; step (\d+) is saved in .*--resume_from_checkpoint true", written)[1]
+    assert newest_whole(tmp_path / "out").name == f"checkpoint-{step}"
+    assert "Traceback" not in written
 
 
 def test_training_goes_on_from_a_model_of_ours(

@@ -1,7 +1,70 @@
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
 from torch import nn
+from transformers import TrainerCallback
 
-from hf_multitask.training.callbacks import EmbeddingGradientKeeper
+from hf_multitask.hub.manifest import problem_of
+from hf_multitask.training.callbacks import EmbeddingGradientKeeper, GracefulStop
+
+
+class SignalAt(TrainerCallback):
+    """Sends this process signals when a step begins."""
+
+    def __init__(self, step: int, *numbers: signal.Signals) -> None:
+        self.step, self.numbers = step, numbers
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step - 1:
+            for number in self.numbers:
+                os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_training_with_a_checkpoint_from_which_it_goes_on_as_if_nothing_had_been(
+    make_trainer: Any, tmp_path: Path, number: signal.Signals
+) -> None:
+    # Epochs of four steps, each with an evaluation, a checkpoint and a log at its end.
+    settings = {"max_steps": 10, "epoch_length": "4", "save_strategy": "epoch", "eval_strategy": "epoch"}
+    settings |= {"logging_steps": 1, "load_best_model_at_end": True}
+    whole = make_trainer(**settings)
+    whole.train()
+
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    stopped = make_trainer(**settings, output_dir=str(tmp_path / "stopped"))
+    stop = GracefulStop(stopped.accelerator)
+    stopped.add_callback(SignalAt(6, number))
+    stopped.add_callback(stop)
+    stopped.train()
+    assert stop.signal == number
+    assert stopped.state.global_step == 6
+    assert problem_of(tmp_path / "stopped" / "checkpoint-6") is None
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+
+    resumed = make_trainer(**settings, output_dir=str(tmp_path / "stopped"))
+    stop = GracefulStop(resumed.accelerator)
+    resumed.add_callback(stop)
+    resumed.train(resume_from_checkpoint=True)
+    assert stop.signal is None
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+    scores = [
+        [(log["step"], log["eval_final_score"]) for log in run.state.log_history if "eval_final_score" in log]
+        for run in (whole, resumed)
+    ]
+    assert scores[0] == scores[1]
+
+
+def test_a_second_signal_acts_as_ever(make_trainer: Any) -> None:
+    trainer = make_trainer(max_steps=4, save_strategy="no")
+    trainer.add_callback(SignalAt(2, signal.SIGINT, signal.SIGINT))
+    trainer.add_callback(GracefulStop(trainer.accelerator))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
 
 
 def test_the_embeddings_gradient_stays_in_its_memory_and_is_the_dense_one() -> None:
