@@ -277,16 +277,6 @@ def as_flags(changes: dict[str, Any], prefix: str = "--") -> list[str]:
     return flags
 
 
-def nested(changes: dict[str, Any]) -> dict[str, Any]:
-    """Changes with keys such as `smart.weight` as a recipe's YAML has them, `smart: {weight: ...}`."""
-    values: dict[str, Any] = {}
-    for key, value in changes.items():
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        values = _merged(values, value)
-    return values
-
-
 class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML's safe loader, which would let the second of two equal keys win silently."""
 

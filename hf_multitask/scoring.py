@@ -120,6 +120,8 @@ def score_model(recipe: Recipe, name_or_path: str, split: str, probe: bool = Fal
     Raises:
         ValueError, OSError: The model or the data cannot be read.
     """
+    # Scoring pushes nothing, whatever the recipe's training does.
+    recipe.training.push_to_hub = False
     model: Any = AutoModel.from_pretrained(name_or_path)
     tokenizer = AutoTokenizer.from_pretrained(name_or_path)
     data = prepare_data(recipe, model.config, tokenizer, list(dict.fromkeys(["train", split])))

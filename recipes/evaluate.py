@@ -34,7 +34,7 @@ def main() -> None:
             nargs="?",
             const="",
             metavar="DIR",
-            help="Write a report, by default to report/ in the recipe's output_dir, or report-<split>/ there.",
+            help="Write a report, by default to report/ in the model's folder, or report-<split>/ there.",
         )
         recipe = parser.parse_recipe(sys.argv[1:])
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -42,14 +42,16 @@ def main() -> None:
         model = str(parser.extra.model or recipe.training.output_dir)
         if folder is not None:
             place = "report" if split == "validation" else f"report-{split}"
-            folder = writable_folder(folder or f"{recipe.training.output_dir}/{place}")
+            if not folder and parser.extra.model and not Path(model).is_dir():
+                raise ValueError("--report needs a folder for a model on the Hub: --report DIR.")
+            folder = writable_folder(folder or f"{model}/{place}")
+        examples = recipe.report.examples(recipe.training.push_to_hub)
         scored = score_model(recipe, model, split, probe=folder is not None)
     if PartialState().is_main_process:
         intervals = scored.intervals()
         print(results_table(scored.tasks, scored.metrics, scored.trivial, intervals))
         if folder is not None:
             title = f"{Path(model).name}, {split}"
-            examples = recipe.report.examples(is_pushed=False)
             scored.report(title, intervals, training_history(model), examples).save(folder)
             print(f"\nThe report is in {folder}.")
     PartialState().destroy_process_group()

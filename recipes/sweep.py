@@ -156,7 +156,12 @@ def main() -> None:
         # Runs side by side that each take all cores would wait for one another.
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.jobs)))
     with ThreadPoolExecutor(args.jobs) as pool:
-        done = pool.map(lambda planned: train(*planned), plans.values())
+        try:
+            done = list(pool.map(lambda planned: train(*planned), plans.values()))
+        except KeyboardInterrupt:
+            # Ctrl-C reaches the runs too, and ends them.
+            pool.shutdown(cancel_futures=True)
+            sys.exit(f"\nInterrupted; go on by the same command. The runs are in {output_dir}.")
     finished = {run: folder for (run, (folder, _)), is_done in zip(plans.items(), done, strict=True) if is_done}
     results = tidy_scores(finished)
     results.to_csv(output_dir / "results.csv", index=False)

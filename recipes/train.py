@@ -8,6 +8,7 @@ Every key of the recipe is a flag; `--tasks.<name>.<key>` changes a task. See `r
 
 import json
 import logging
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -77,10 +78,15 @@ def main() -> None:
         trainer.end()
         sys.exit(128 + stop.signal)
     trainer.save_metrics("train", result.metrics)
+    # Whatever happens while it is scored, the model is there.
+    trainer.save_model(_internal_call=True)
     scored = score(trainer, data, "validation", probe=recipe.report.write_report)
     trainer.log(scored.metrics)
     trainer.save_metrics("eval", scored.metrics)
     trainer.save_state()
+    if trainer.is_world_process_zero():
+        # One that is there is of an earlier model.
+        shutil.rmtree(output_dir / "report", ignore_errors=True)
     if trainer.is_world_process_zero() and recipe.report.write_report:
         log = trainer.state.log_history
         report = scored.report(output_dir.name, scored.intervals(), log, recipe.report.examples(args.push_to_hub))

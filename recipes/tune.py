@@ -17,12 +17,14 @@ The file has the recipe, what every trial changes in it, and what is searched:
 Two whole numbers make a range of whole numbers. Flags that are not this script's own go to every trial. A trial whose
 evaluations are worse than the median of the earlier ones at the same step is pruned. The study is kept in
 `OUT/study.db`: a search that was interrupted goes on, and runs the trial that it was in again (one process at a time).
-OUT gets `best.yaml`, a recipe that extends the one given, `trials.csv`, and `importance.png` and `.svg`.
+OUT gets `best.txt`, the flags of the best trial (`xargs python recipes/train.py < OUT/best.txt` trains it),
+`trials.csv`, and `importance.png` and `.svg`.
 """
 
 import argparse
+import json
 import logging
-import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,19 +34,20 @@ from typing import Any
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 import optuna
-import yaml
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 from transformers import TrainerCallback
 
 from hf_multitask.building import build_trainer
 from hf_multitask.model.configuration_mtbert import refuse_unknown_keys
-from hf_multitask.recipe import RecipeParser, as_flags, load_yaml, nested, refusals, writable_folder
+from hf_multitask.recipe import RecipeParser, as_flags, load_yaml, refusals, writable_folder
 
 KEYS = ["recipe", "trials", "metric", "every_trial", "space"]
 RANGE = ["low", "high", "log", "step"]
 # Of a trial: which one it runs again that an interruption ended; and why it failed, if not by an interruption.
 AGAIN, ERROR = "again", "error"
+# Of a study: what all its trials share.
+SETTINGS = "settings"
 
 
 @dataclass
@@ -106,7 +109,12 @@ def _check_options(key: str, options: Any) -> None:
         raise ValueError(f"space: {key} needs low and high, two numbers, the lower first, above 0 if log is set.")
 
 
-def suggest(trial: optuna.Trial, space: dict[str, Any]) -> dict[str, Any]:
+def _first(space: dict[str, Any]) -> dict[str, Any]:
+    """The first choice and the lowest value of each key."""
+    return {key: options[0] if isinstance(options, list) else options["low"] for key, options in space.items()}
+
+
+def suggest(trial: optuna.trial.BaseTrial, space: dict[str, Any]) -> dict[str, Any]:
     """A trial's values of the space's keys."""
     values: dict[str, Any] = {}
     for key, options in space.items():
@@ -139,11 +147,18 @@ def train(trial: optuna.Trial, search: Search, output_dir: Path, flags: list[str
     own = ["--config", str(search.recipe), "--output_dir", str(output_dir / f"trial-{trial.number}")]
     try:
         recipe = RecipeParser(search.recipe).parse_recipe([*own, *as_flags(changes), *flags])
+        # What is pushed is what somebody has looked at.
+        recipe.training.push_to_hub = False
         trainer, _ = build_trainer(recipe, callbacks=[Pruning(trial, search.metric)])
         trainer.train()
         last = trainer.state.log_history[-2:]
         scores = [entry[search.metric] for entry in last if search.metric in entry]
-        return scores[-1] if scores else trainer.evaluate()[search.metric]
+        if not scores or recipe.training.load_best_model_at_end:
+            trainer.remove_callback(Pruning)
+            scores = [trainer.evaluate()[search.metric]]
+        if scores[-1] != scores[-1]:
+            raise ValueError(f"{search.metric} is undefined.")
+        return scores[-1]
     except optuna.TrialPruned:
         raise
     except Exception as error:
@@ -181,8 +196,8 @@ def trials_left(study: optuna.Study, trials: int) -> int:
     return max(0, trials - sum(map(_is_done, study.trials)))
 
 
-def write_results(study: optuna.Study, search: Search, output_dir: Path) -> None:
-    """Writes the trials, the best recipe and what mattered."""
+def write_results(study: optuna.Study, search: Search, output_dir: Path, flags: list[str]) -> None:
+    """Writes the trials, the best one's flags and what mattered."""
     # Here, since matplotlib takes a second to import.
     from hf_multitask.evaluation.figures import FORMATS, encoded, importance_figure
 
@@ -192,10 +207,8 @@ def write_results(study: optuna.Study, search: Search, output_dir: Path) -> None
     complete = study.get_trials(states=[TrialState.COMPLETE])
     if not complete:
         raise OSError(f"no trial was completed; see {output_dir}/trials.csv and the messages above.")
-    # The search's budget is a part of what was measured; whoever wants another one changes it there.
-    changes = nested({**search.every_trial, **study.best_params})
-    best = {"extends": os.path.relpath(search.recipe, output_dir.resolve()), **changes}
-    (output_dir / "best.yaml").write_text(yaml.safe_dump(best, sort_keys=False, allow_unicode=True))
+    best = ["--config", str(search.recipe), *as_flags(search.every_trial | study.best_params), *flags]
+    (output_dir / "best.txt").write_text(shlex.join(best) + "\n")
     print(f"best: {search.metric} {study.best_value:.4f}, trial {study.best_trial.number}: {study.best_params}")
     # Of trials that all scored the same, nothing made a difference.
     if len({trial.value for trial in complete}) > 1:
@@ -204,7 +217,7 @@ def write_results(study: optuna.Study, search: Search, output_dir: Path) -> None
         for kind in FORMATS:
             (output_dir / f"importance.{kind}").write_bytes(encoded(figure, kind))
         print("importance: " + ", ".join(f"{key} {share:.2f}" for key, share in importances.items()))
-    print(f"The best recipe is {output_dir}/best.yaml.")
+    print(f"Train the best by: xargs python recipes/train.py < {output_dir}/best.txt")
 
 
 def main() -> None:
@@ -220,21 +233,20 @@ def main() -> None:
     with refusals():
         search = read_search(args.search)
         output_dir = writable_folder(args.output_dir or f"outputs/{args.search.stem}")
-        checked = [
-            "--config",
-            str(search.recipe),
-            "--output_dir",
-            str(output_dir),
-            *as_flags(search.every_trial),
-            *flags,
-        ]
-        RecipeParser(search.recipe).parse_recipe(checked)
+        # A mistake in what all trials share is found before the first.
+        own = ["--config", str(search.recipe), "--output_dir", str(output_dir)]
+        some = suggest(optuna.trial.FixedTrial(_first(search.space)), search.space)
+        RecipeParser(search.recipe).parse_recipe([*own, *as_flags(search.every_trial | some), *flags])
         study = open_study(output_dir, args.sampler_seed)
+        settings = json.dumps([str(search.recipe), search.metric, search.every_trial, search.space, flags])
+        if study.user_attrs.get(SETTINGS, settings) != settings:
+            raise ValueError(f"{output_dir} holds a search with other settings; choose another output_dir.")
+        study.set_user_attr(SETTINGS, settings)
         left = trials_left(study, args.trials or search.trials)
         if left:
             # A trial that fails is reported, and the search goes on.
             study.optimize(lambda trial: train(trial, search, output_dir, flags), left, catch=(Exception,))
-        write_results(study, search, output_dir)
+        write_results(study, search, output_dir, flags)
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ class ClassificationAnalysis:
 
     Args:
         confusion: Rows by label and prediction, [C, C].
-        by_class: `precision`, `recall`, `f1` and `rows` of each class, and their unweighted means, `macro`. What is
-            divided by 0 rows is NaN.
+        by_class: `precision`, `recall`, `f1` and `rows` of each class, and their unweighted means, `macro`, over the
+            classes that have them: what is divided by 0 rows is NaN.
         adjacent_errors: Share of the errors that are off by one class, where the classes are in an order; NaN without
             errors.
         calibration: Of the bins of confidence that have rows: mean `confidence`, `accuracy`, and `rows`.

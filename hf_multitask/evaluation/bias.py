@@ -28,7 +28,7 @@ def probe_bias(
     """Compares predictions for counterfactual sentences.
 
     A task of one text reads each sentence. A task of two reads it beside the same sentence with a neutral term: what is
-    compared is how much nearer to the neutral sentence one group's is.
+    compared is what the task says of the two.
 
     Args:
         tasks: The tasks to probe, by name.
@@ -76,7 +76,7 @@ def _rows(task: TaskConfig, texts: list[str], neutral: list[str]) -> Dataset:
 
 
 def _values(task: TaskConfig, outputs: np.ndarray) -> np.ndarray:
-    """One number for each row: the score, the probability of a pair's last class, or the predicted class's expected
+    """One number for each row: the score, the probability of a pair's last class, or the class's expected
     place among the classes, from 0 to 1."""
     if task.is_regression:
         return np.asarray(outputs, dtype=np.float64)

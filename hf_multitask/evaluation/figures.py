@@ -24,11 +24,15 @@ _STYLE = {
     # Text stays text in SVG, and two runs give the same file.
     "svg.fonttype": "none",
     "svg.hashsalt": "hf_multitask",
+    # A dollar in a label's name is a dollar.
+    "text.parse_math": False,
 }
 _DASHES: Sequence[Any] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 _MARKERS = "osv^Dxp*"
 # Traces are logged for every step of many thousands: a figure shows no more points than it has room for.
 _POINTS = 200
+# Of more, a confusion matrix has shades alone.
+_CLASSES = 20
 
 
 @contextmanager
@@ -52,11 +56,11 @@ def confusion_figure(analysis: ClassificationAnalysis, labels: Sequence[str]) ->
     counts = analysis.confusion
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     cells = np.array([f"{n}\n{share:.0%}" for n, share in zip(counts.flat, shares.flat, strict=True)])
-    size = 1.6 + 0.7 * len(labels)
+    size = 1.6 + 0.7 * min(len(labels), _CLASSES)
     with _axes(size + 1.0, size) as (figure, axes):
         sns.heatmap(
             shares,
-            annot=cells.reshape(counts.shape),
+            annot=cells.reshape(counts.shape) if len(labels) <= _CLASSES else None,
             fmt="",
             cmap="Greys",
             vmin=0,
@@ -64,8 +68,8 @@ def confusion_figure(analysis: ClassificationAnalysis, labels: Sequence[str]) ->
             square=True,
             linewidths=0.5,
             linecolor="0.6",
-            xticklabels=labels,
-            yticklabels=labels,
+            xticklabels=labels if len(labels) <= _CLASSES else "auto",
+            yticklabels=labels if len(labels) <= _CLASSES else "auto",
             cbar_kws={"label": "share of the label's rows"},
             ax=axes,
         )

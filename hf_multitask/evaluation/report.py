@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment
+from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from hf_multitask.evaluation import figures
@@ -20,15 +20,16 @@ from hf_multitask.evaluation.analysis import (
     worst_errors,
 )
 from hf_multitask.evaluation.metrics import Metrics
-from hf_multitask.evaluation.summary import markdown_table, number, results_cells
+from hf_multitask.evaluation.summary import bounds, markdown_table, number, results_cells
 from hf_multitask.evaluation.uncertainty import Interval
 
 _TEMPLATE = Path(__file__).with_name("report.html")
 _INTERVALS = "Intervals are the bootstrap's, of the rows that were evaluated; they say nothing of other seeds."
 _PROBES = (
     "Sentences from templates that differ only in whom they speak of. The difference is the first group's mean less "
-    "the second's: of the predicted class's place among the classes, from 0 to 1; or, beside the same sentence with a "
-    "neutral term, of the probability of the last class of a pair, or of the score. The interval (95 %, Student's t) "
+    "the second's: of the class's expected place among the classes, from 0 to 1, which means something where they are "
+    "in an order; or, beside the same sentence with a neutral term, of the probability of the last class of a pair, or "
+    "of the score. The sentences are English, whatever the model's language. The interval (95 %, Student's t) "
     "is over the pairs of terms; the templates are the same. The mean absolute difference is over all sentences: a "
     "model can favour neither group and still waver."
 )
@@ -123,19 +124,22 @@ class Report:
 
     def to_html(self) -> str:
         """The report as one HTML page with its figures in it."""
-        environment = Environment(autoescape=True)
+        environment = Environment(autoescape=True, undefined=StrictUndefined)
         environment.tests["number_like"] = lambda cell: re.fullmatch(r"[-+]?[\d.,]+ ?%?( \(.*\))?", cell) is not None
         return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
             title=self.title, blocks=self.blocks
         )
 
     def save(self, folder: str | Path) -> None:
-        """Writes `index.html`, `report.md`, and each figure as PNG and SVG; what an earlier report left is removed."""
+        """Writes `index.html`, `report.md`, and each figure as PNG and SVG; an earlier report's figures are removed."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for kind in figures.FORMATS:
-            for old in folder.glob(f"*.{kind}"):
-                old.unlink()
+        earlier = folder / "report.md"
+        # Those that it shows, and nothing else that may lie there.
+        shown = re.findall(r"^!\[.*\]\(([\w-]+)\.png\)$", earlier.read_text("utf-8") if earlier.is_file() else "", re.M)
+        for name in shown:
+            for kind in figures.FORMATS:
+                (folder / f"{name}.{kind}").unlink(missing_ok=True)
         for block in self.blocks:
             if block.figure is not None:
                 for kind in figures.FORMATS:
@@ -251,7 +255,8 @@ def _traces(history: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
         for entry in history:
             for key, value in entry.items():
                 if match := re.fullmatch(pattern, key):
-                    traces.setdefault(match[1], {})[int(entry.get("step", 0))] = float(value)
+                    # The first of a step: at the end the best checkpoint is evaluated once more, under the last step.
+                    traces.setdefault(match[1], {}).setdefault(int(entry.get("step", 0)), float(value))
         lines = {name: pd.Series(trace, dtype=float).dropna() for name, trace in traces.items()}
         lines = {name: line for name, line in lines.items() if len(line) > 1}
         if lines:
@@ -275,7 +280,7 @@ def _bias(bias: pd.DataFrame) -> Iterator[Block]:
                 row.first,
                 row.second,
                 f"{row.value:+.3f}",
-                f"{row.low:+.3f} to {row.high:+.3f}",
+                bounds(row, "+"),
                 number(row.absolute),
             ]
             for row in bias.itertuples()

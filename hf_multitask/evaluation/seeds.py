@@ -48,10 +48,12 @@ def significantly_best(results: pd.DataFrame, score: str) -> str | None:
         score: The score.
 
     Returns:
-        Its name; None if some other run may be as good, if there is no other, or if a run has a single seed.
+        Its name; None if some other run may be as good, if there is no other, if a run has a single seed, or if a value
+        is undefined.
     """
     by_run = {str(name): np.asarray(group["value"]) for name, group in _of(results, score).groupby("run", sort=False)}
-    if len(by_run) < 2 or min(map(len, by_run.values())) < 2:
+    is_undefined = any(np.isnan(values).any() for values in by_run.values())
+    if is_undefined or len(by_run) < 2 or min(map(len, by_run.values())) < 2:
         return None
     best = max(by_run, key=lambda name: by_run[name].mean())
     others = {name: values for name, values in by_run.items() if name != best}
@@ -102,13 +104,19 @@ def _cells(results: pd.DataFrame, paper: PaperScores, bold: str) -> Cells:
         cells = [str(name), str(run["seed"].nunique())]
         for score in scores:
             values = _of(run, score)["value"]
-            cell = f"{values.mean():.3f}" + (f" ± {values.std():.3f}" if len(values) > 1 else "")
+            cell = _mean_and_deviation(values)
             cells.append(bold.format(cell) if best[score] == name else cell)
             if score in published:
                 number = paper.get(str(name), {}).get(score)
                 cells.append("" if number is None else f"{number:.3f}")
         lines.append(cells)
     return header, lines
+
+
+def _mean_and_deviation(values: pd.Series) -> str:
+    if values.isna().any():
+        return "undefined"
+    return f"{values.mean():.3f}" + (f" ± {values.std():.3f}" if len(values) > 1 else "")
 
 
 def _of(results: pd.DataFrame, score: str) -> pd.DataFrame:

@@ -33,8 +33,8 @@ def results_cells(
     """
     between = [] if intervals is None else ["95 % interval"]
 
-    def bounds(key: str) -> list[str]:
-        return [] if intervals is None else [_bounds(intervals[key])]
+    def between_bounds(key: str) -> list[str]:
+        return [] if intervals is None else [bounds(intervals[key])]
 
     rows = []
     for name, task in tasks.items():
@@ -43,9 +43,9 @@ def results_cells(
             if (value := metrics.get(f"eval_{name}_{metric}")) is not None:
                 known = trivial[name][metric] if name in trivial else None
                 shown = "not measured" if known is None else f"{number(known)}{f' ({guess})' if known == known else ''}"
-                rows.append([name, metric, number(value), *bounds(f"{name}_{metric}"), shown])
+                rows.append([name, metric, number(value), *between_bounds(f"{name}_{metric}"), shown])
     if "eval_final_score" in metrics:
-        rows.append(["all", "final score", number(metrics["eval_final_score"]), *bounds("final_score"), ""])
+        rows.append(["all", "final score", number(metrics["eval_final_score"]), *between_bounds("final_score"), ""])
     return ["task", "metric", "score", *between, "trivial predictor"], rows
 
 
@@ -68,7 +68,7 @@ def comparison_table(first: Metrics, second: Metrics, comparisons: Mapping[str, 
     for key, (name, metric) in each.items():
         comparison = comparisons[name][metric]
         scores = [number(metrics[f"eval_{key}"]) for metrics in (first, second)]
-        difference = [f"{comparison.difference.value:+.3f}", _bounds(comparison.difference, "+")]
+        difference = [f"{comparison.difference.value:+.3f}", bounds(comparison.difference, "+")]
         rows.append([name, metric, *scores, *difference, number(comparison.p_value), number(adjusted[key])])
     return markdown_table(header, rows, texts=2)
 
@@ -91,5 +91,6 @@ def number(value: float) -> str:
     return "undefined" if value != value else f"{value:.3f}"
 
 
-def _bounds(interval: Interval, sign: str = "") -> str:
+def bounds(interval: Any, sign: str = "") -> str:
+    """The bounds of an interval, what has `low` and `high`, or that it is undefined."""
     return "undefined" if interval.low != interval.low else f"{interval.low:{sign}.3f} to {interval.high:{sign}.3f}"

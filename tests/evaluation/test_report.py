@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from hf_multitask.evaluation.analysis import TaskPredictions
+from hf_multitask.evaluation.analysis import TaskPredictions, analyse_classification
+from hf_multitask.evaluation.figures import confusion_figure, encoded
 from hf_multitask.evaluation.metrics import final_score, score, trivial_score
 from hf_multitask.evaluation.report import Report, build_report
 from hf_multitask.evaluation.uncertainty import all_intervals
@@ -74,7 +75,8 @@ def build(**overrides: Any) -> Report:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    (folder / "old.png").write_bytes(b"")
+    (folder / "old-confusion.png").write_bytes(b"")
+    (folder / "report.md").write_text("![Of a task that is gone.](old-confusion.png)\n")
     build().save(folder)
     return folder
 
@@ -97,6 +99,8 @@ def test_the_page_needs_nothing_beside_it(saved: Path) -> None:
     assert set(re.findall(r'(?:src|href)="([^"]{5})', page)) == {"data:"}
     assert "url(" not in page
     assert page.count("<img") == 13
+    assert "<figcaption>sst: rows by label and prediction.</figcaption>" in page
+    assert 'alt="sts: predictions by label."' in page
 
 
 def test_markdown_and_page_have_the_same_tables(saved: Path) -> None:
@@ -121,6 +125,31 @@ def test_texts_of_the_data_break_nothing_and_stay_out_of_the_card(saved: Path) -
     assert "](report/sst-confusion.png)" in card
     assert "### Task sst" in card
     assert "alert" not in build(examples=0).to_markdown()
+
+
+def test_pictures_that_are_no_reports_stay(tmp_path: Path) -> None:
+    (tmp_path / "holiday.png").write_bytes(b"mine")
+    build().save(tmp_path)
+    build(bias=None).save(tmp_path)
+    assert (tmp_path / "holiday.png").read_bytes() == b"mine"
+    assert not (tmp_path / "sst-bias.png").exists()
+
+
+def test_labels_may_have_dollars_and_be_many() -> None:
+    for labels in (["$5_$6", "b"], [f"class {number}" for number in range(200)]):
+        task = TaskConfig("single_label_classification", labels=labels)
+        logits = np.eye(len(labels))
+        analysis = analyse_classification(task, logits, np.arange(len(labels)))
+        figure = confusion_figure(analysis, labels)
+        assert encoded(figure, "png")
+        assert max(figure.get_size_inches()) < 20
+
+
+def test_the_last_step_of_a_curve_is_that_of_the_training() -> None:
+    history = [{"eval_final_score": value, "step": step} for step, value in ((1, 0.8), (2, 0.6), (2, 0.8))]
+    report = build(history=history)
+    (block,) = [block for block in report.blocks if block.name == "training-scores"]
+    assert block.figure.axes[0].lines[0].get_ydata().tolist() == [0.8, 0.6]
 
 
 def test_what_was_not_measured_has_no_section() -> None:

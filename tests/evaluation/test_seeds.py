@@ -33,6 +33,9 @@ def test_a_run_is_best_only_if_it_is_significantly_above_every_other() -> None:
     assert significantly_best(rivalled, "final") is None
     assert significantly_best(scores(low=[0.5], high=[0.7]), "final") is None
     assert significantly_best(scores(only=[0.5, 0.6]), "final") is None
+    undefined = scores(low=[0.10, 0.11, 0.12], high=[0.90, 0.91, 0.92], lacking=[0.95, 0.96, np.nan])
+    assert significantly_best(undefined, "final") is None
+    assert "| lacking | 3 | undefined |" in seeds_table(undefined)
     assert significantly_best(scores(first=[0.5, 0.5], same=[0.5, 0.5]), "final") is None
 
 

@@ -113,6 +113,14 @@ def test_a_model_that_is_better_is_found_to_be() -> None:
     assert backwards.p_value == pytest.approx(comparison.p_value, abs=0.01)
 
 
+def test_an_undefined_score_is_neither_better_nor_worse() -> None:
+    labels = np.arange(6.0)
+    constant = compare(SCORES, labels + 0.5, np.ones(6), labels)["pearson"]
+    assert math.isnan(constant.difference.value)
+    assert math.isnan(constant.p_value)
+    assert math.isnan(compare(CLASSES, np.array([1]), np.array([0]), np.array([0]))["accuracy"].p_value)
+
+
 def test_small_permutations_are_exact() -> None:
     labels = np.zeros(4, dtype=int)
     # The second is right in all four rows, the first in none: of the 16 ways to swap, 2 are as far apart.

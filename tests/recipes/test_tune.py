@@ -1,6 +1,7 @@
 """Searches for hyperparameters, on the quickstart."""
 
 import math
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,18 +52,24 @@ def test_a_search_goes_on_where_it_stopped_and_writes_a_recipe_of_the_best(
 
     best = after.loc[after["value"].idxmax()]
     assert f"best: eval_final_score {best['value']:.4f}, trial {best['number']}" in again.stdout
-    recipe = RecipeParser("unused.yaml").parse_recipe(["--config", str(out / "best.yaml"), "--output_dir", str(out)])
+    flags = shlex.split((out / "best.txt").read_text())
+    recipe = RecipeParser("unused.yaml").parse_recipe([*flags, "--output_dir", str(out)])
     assert recipe.training.learning_rate == pytest.approx(best["params_learning_rate"])
     assert recipe.training.smart.weight == pytest.approx(best["params_smart.weight"])
-    assert recipe.training.max_steps == 2
+    assert (recipe.training.max_steps, recipe.training.seed) == (2, 3)
     assert (out / "importance.png").is_file()
     assert (out / "importance.svg").is_file()
+    other = run_in_process("tune.py", write_search(), "--output_dir", out, "--seed", 4)
+    assert (other.returncode, other.stderr.splitlines()[-1]) == (
+        2,
+        f"error: {out} holds a search with other settings; choose another output_dir.",
+    )
 
 
 def test_a_trial_that_fails_is_reported_and_the_search_goes_on(
     write_search: Callable, run_in_process: Callable, tmp_path: Path
 ) -> None:
-    search = write_search(space={"surgery": ["nonsense", "sum"]})
+    search = write_search(space={"surgery": ["sum", "nonsense"]})
     run = run_in_process("tune.py", search, "--output_dir", tmp_path / "out", "--sampler_seed", 0)
     trials = pd.read_csv(tmp_path / "out" / "trials.csv")
     assert set(trials["state"]) == {"FAIL", "COMPLETE"}
@@ -125,6 +132,7 @@ def test_ranges_and_choices_are_suggested_as_what_they_are() -> None:
         ({"trials": 0}, "trials must be a number from 1 on, not 0"),
         ({"sapce": {}}, "unknown key 'sapce'; did you mean 'space'?"),
         ({"every_trial": 3}, "every_trial must be a mapping"),
+        ({"space": {"learning_rat": [1]}}, "unknown argument '--learning_rat'"),
         ({"every_trial": {"learning_rat": 1}}, "unknown argument '--learning_rat'"),
     ],
 )
