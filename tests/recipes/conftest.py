@@ -10,7 +10,16 @@ import pytest
 
 from tests.conftest import ROOT
 
-QUICK = ("--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false")
+QUICK = (
+    "--eval_strategy",
+    "no",
+    "--save_strategy",
+    "no",
+    "--load_best_model_at_end",
+    "false",
+    "--write_report",
+    "false",
+)
 
 
 @pytest.fixture(scope="session")

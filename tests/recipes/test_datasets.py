@@ -30,7 +30,7 @@ def test_a_recipe_trains_and_is_scored_on_its_samples(stem: str, run_in_process:
     run = run_in_process(
         *("train.py", "--config", FOLDER / f"{stem}.yaml", "--data_dir", FOLDER / "samples", "--output_dir", tmp_path),
         *("--backbone", ROOT / "recipes" / "quickstart" / "backbone", "--from_scratch", "--max_steps", 2, *QUICK),
-        *("--write_report", "false", "--per_device_train_batch_size", 2, "--use_cpu"),
+        *("--per_device_train_batch_size", 2, "--use_cpu"),
     )
     assert run.returncode == 0, run.stderr[-2000:]
     results = json.loads((tmp_path / "all_results.json").read_text())

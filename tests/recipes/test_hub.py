@@ -54,7 +54,7 @@ def test_a_pushed_run_is_the_same_model_wherever_it_is_loaded(
     tmp_path: Path,
 ) -> None:
     push = ("--push_to_hub", "--hub_model_id", "user/mtbert-smart", "--language", "en", "--license", "apache-2.0")
-    run = launch(ONE_PROCESS, tmp_path, *push)
+    run = launch(ONE_PROCESS, tmp_path, *push, "--write_report", "true")
     assert run.returncode == 0, run.stderr[-3000:]
     sent, out = hub.files("user/mtbert-smart"), tmp_path / "out"
     for path, blob in sent.items():

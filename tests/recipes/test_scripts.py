@@ -32,7 +32,7 @@ TASKS = {"sentiment": "accuracy", "paraphrase": "accuracy", "similarity": "pears
 def trained(run_script: Callable, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """The quickstart's first thirty steps: the folder and the finished process."""
     folder = tmp_path_factory.mktemp("runs") / "quickstart"
-    return folder, run_script("train.py", "--output_dir", folder, "--max_steps", 30, *QUICK)
+    return folder, run_script("train.py", "--output_dir", folder, "--max_steps", 30, *QUICK, "--write_report", "true")
 
 
 def test_training_saves_all_that_a_model_needs_and_prints_a_table(trained: tuple[Path, Any]) -> None:

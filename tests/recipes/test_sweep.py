@@ -18,6 +18,7 @@ from recipes.sweep import read_sweep
 from tests.recipes.conftest import ROOT
 
 QUICK = {"max_steps": 2, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+QUICK |= {"write_report": False}
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ class SignalAt(TrainerCallback):
         if state.global_step == self.step - 1:
             for number in self.numbers:
                 os.kill(os.getpid(), number)
+
+
+@pytest.fixture(autouse=True)
+def _interruptible() -> Iterator[None]:
+    """SIGINT acts as in a shell's foreground, also where these tests run in its background."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -90,3 +99,14 @@ def test_the_embeddings_gradient_stays_in_its_memory_and_is_the_dense_one() -> N
     keeper.on_train_end(None, None, None)
     assert not kept.sparse
     assert kept.weight.grad is None
+
+
+def test_a_signal_that_is_ignored_stays_so(make_trainer: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    trainer = make_trainer(max_steps=2, save_strategy="no")
+    stop = GracefulStop(trainer.accelerator)
+    trainer.add_callback(SignalAt(1, signal.SIGINT))
+    trainer.add_callback(stop)
+    trainer.train()
+    assert (stop.signal, trainer.state.global_step) == (None, 2)
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
