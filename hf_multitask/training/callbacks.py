@@ -161,9 +161,9 @@ class GracefulStop(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # Python allows handlers to be set in its main thread alone.
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {
-                number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)
-            }
+            # One that is ignored stays so: a shell's background jobs ignore Ctrl-C.
+            numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) not in (signal.SIG_IGN, None)]
+            self._handlers = {number: signal.signal(number, self._receive) for number in numbers}
 
     def _receive(self, number: int, frame: Any) -> None:
         self._received = signal.Signals(number)
