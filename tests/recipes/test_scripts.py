@@ -209,6 +209,15 @@ def test_an_interrupted_run_is_resumed(run_in_process: Callable, tmp_path: Path)
     state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
     assert state["global_step"] == 4
 
+    weights = tmp_path / "out" / "checkpoint-4" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    run = run_in_process("train.py", *save, "--max_steps", 6, "--resume_from_checkpoint", weights.parent)
+    assert run.returncode == 2
+    assert f"error: checkpoint {weights.parent} is not whole: model.safetensors has " in run.stderr
+    run = run_in_process("train.py", *QUICK, "--output_dir", tmp_path / "new", "--resume_from_checkpoint", "true")
+    assert run.returncode == 2
+    assert "has no whole checkpoint to resume from; there are: none at all." in run.stderr
+
 
 @pytest.mark.slow
 def test_a_run_that_is_told_to_end_saves_its_step_and_says_how_to_go_on(tmp_path: Path) -> None:
