@@ -4,6 +4,7 @@ import base64
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ class Block:
             return markdown_table(self.header, rows, self.texts)
         return f"![{self.text}]({images}{self.name}.png)\n\n*{self.text}*" if self.kind == "figure" else self.text
 
-    @property
+    @cached_property
     def svg(self) -> str:
         """A figure's SVG, in base64."""
         assert self.figure is not None
@@ -142,8 +143,8 @@ class Report:
                 (folder / f"{name}.{kind}").unlink(missing_ok=True)
         for block in self.blocks:
             if block.figure is not None:
-                for kind in figures.FORMATS:
-                    (folder / f"{block.name}.{kind}").write_bytes(figures.encoded(block.figure, kind))
+                (folder / f"{block.name}.png").write_bytes(figures.encoded(block.figure, "png"))
+                (folder / f"{block.name}.svg").write_bytes(base64.b64decode(block.svg))
         (folder / "report.md").write_text(self.to_markdown(), encoding="utf-8", errors="backslashreplace")
         (folder / "index.html").write_text(self.to_html(), encoding="utf-8", errors="backslashreplace")
 

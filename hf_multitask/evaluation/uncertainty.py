@@ -83,13 +83,11 @@ def all_intervals(
     Returns:
         An interval by `<task>_<metric>`, and `final_score`.
     """
-    intervals = {}
-    for name, task in tasks.items():
-        for metric, interval in bootstrap_intervals(
-            task, predicted[name], labels[name], confidence, resamples, seed
-        ).items():
-            intervals[f"{name}_{metric}"] = interval
-    metrics = {name: score(task, predicted[name], labels[name]) for name, task in tasks.items()}
+    by_task = {
+        name: bootstrap_intervals(task, predicted[name], labels[name], confidence, resamples, seed)
+        for name, task in tasks.items()
+    }
+    metrics = {name: {metric: part.value for metric, part in each.items()} for name, each in by_task.items()}
     samples = {name: _samples(task, predicted[name], labels[name]) for name, task in tasks.items()}
 
     def mean_of_tasks(*rows: np.ndarray, axis: int) -> np.ndarray:
@@ -102,6 +100,7 @@ def all_intervals(
     # The samples are the rows' numbers: a row's prediction and label are drawn together, tasks apart.
     numbers = tuple(np.arange(len(labels[name])) for name in tasks)
     low, high = _bounds(mean_of_tasks, numbers, confidence, resamples, seed, paired=False)
+    intervals = {f"{name}_{metric}": part for name, each in by_task.items() for metric, part in each.items()}
     return intervals | {"final_score": Interval(final_score(metrics), low, high)}
 
 
