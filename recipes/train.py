@@ -21,8 +21,7 @@ from hf_multitask.data.preparation import PreparedData
 from hf_multitask.data.sources import HubSource
 from hf_multitask.evaluation.summary import results_table
 from hf_multitask.hub.card import RunFacts
-from hf_multitask.hub.checkpoints import fetch_checkpoint
-from hf_multitask.hub.manifest import check_whole, newest_whole
+from hf_multitask.hub.checkpoints import find_checkpoint
 from hf_multitask.recipe import Recipe, RecipeParser, refusals, writable_folder
 from hf_multitask.scoring import score, trivial_scores
 from hf_multitask.training.callbacks import GracefulStop
@@ -57,11 +56,8 @@ def main() -> None:
         output_dir = writable_folder(str(args.output_dir))
         trainer, data = build_trainer(recipe)
         resume = args.resume_from_checkpoint
-        if resume == "true":
-            resume = str(newest_whole(output_dir))
-        elif resume is not None:
-            resume = resume if Path(resume).is_dir() else fetch_checkpoint(resume, args.hub_token)
-            check_whole(resume)
+        if resume is not None:
+            resume = find_checkpoint(resume, str(output_dir), args.hub_token)
     trainer.run_facts = run_facts(recipe, data)
     if trainer.is_world_process_zero():
         rows = {

@@ -1,14 +1,34 @@
-"""Checkpoints of unfinished runs, on the Hub."""
+"""Checkpoints of unfinished runs, in folders and on the Hub."""
 
 import re
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 
+from hf_multitask.hub.manifest import check_whole, newest_whole
 from hf_multitask.hub.upload import refused_by_hub
 
 LAST_CHECKPOINT = "last-checkpoint"
 _STATE_FILE = "trainer_state.json"
+
+
+def find_checkpoint(resume: str | bool, output_dir: str, token: str | None = None) -> str:
+    """The folder to resume from, whole.
+
+    Args:
+        resume: A folder, a repository as for [`fetch_checkpoint`], or True or `true`, the newest whole one of the run.
+        output_dir: The run's folder.
+        token: Of the Hub.
+
+    Raises:
+        ValueError: There is none in the run's folder, or the one that is named is not whole.
+        OSError: As for [`fetch_checkpoint`].
+    """
+    if resume in (True, "true"):
+        return str(newest_whole(output_dir))
+    folder = str(resume) if Path(str(resume)).is_dir() else fetch_checkpoint(str(resume), token)
+    check_whole(folder)
+    return folder
 
 
 def fetch_checkpoint(repo: str, token: str | None = None) -> str:

@@ -15,8 +15,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, Train
 from transformers.utils.hub import PushInProgress
 
 from hf_multitask.hub.card import RunFacts, build_card
-from hf_multitask.hub.checkpoints import LAST_CHECKPOINT, fetch_checkpoint
-from hf_multitask.hub.manifest import MANIFEST_NAME, check_whole, newest_whole, seal
+from hf_multitask.hub.checkpoints import LAST_CHECKPOINT, find_checkpoint
+from hf_multitask.hub.manifest import MANIFEST_NAME, seal
 from hf_multitask.hub.upload import HUB_ERRORS, may_pass, refused_by_hub, upload_folder
 
 logger = logging.getLogger(__name__)
@@ -55,13 +55,9 @@ class ModelPublisher(Trainer):
         Raises:
             ValueError: There is no checkpoint, or the one that is named is not whole.
         """
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = str(newest_whole(self.args.output_dir))
-        elif isinstance(resume_from_checkpoint, str):
-            if not Path(resume_from_checkpoint).is_dir():
-                resume_from_checkpoint = fetch_checkpoint(resume_from_checkpoint, self.args.hub_token)
-            check_whole(resume_from_checkpoint)
         if resume_from_checkpoint:
+            args = self.args
+            resume_from_checkpoint = find_checkpoint(resume_from_checkpoint, args.output_dir, args.hub_token)
             logger.info("Resuming from %s.", resume_from_checkpoint)
         return super().train(resume_from_checkpoint, **kwargs)
 
