@@ -217,13 +217,18 @@ def prepare_data(
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
-    """Around what a script does before its work begins: bad input ends it with one sentence and exit status 2."""
+def refusals(kinds: tuple[type[Exception], ...] = (ValueError, OSError), status: int = 2) -> Iterator[None]:
+    """Around what a script does before its work begins: bad input ends it with one sentence and exit status 2.
+
+    Args:
+        kinds: Of errors that are sentences.
+        status: The exit status.
+    """
     try:
         yield
-    except (ValueError, OSError) as error:
+    except kinds as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(status)
 
 
 def writable_folder(path: str) -> Path:

@@ -37,7 +37,7 @@ app_file: app.py
 
 What each task of {title} says of a text, or of two.
 """
-_REQUIREMENTS = "safetensors\ntorch\ntransformers>=5.23\n"
+_REQUIREMENTS = "safetensors\ntorch\ntransformers>=5.20\n"
 
 
 def page(pipe: Any, title: str) -> gr.Blocks:

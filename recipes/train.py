@@ -68,7 +68,9 @@ def main() -> None:
 
     stop = GracefulStop(trainer.accelerator)
     trainer.add_callback(stop)
-    result = trainer.train(resume_from_checkpoint=resume)
+    # What is left to go wrong with good input: numbers that are not finite, and disks.
+    with refusals((FloatingPointError, OSError), status=1):
+        result = trainer.train(resume_from_checkpoint=resume)
     if stop.signal is not None:
         if trainer.is_world_process_zero():
             print(

@@ -33,6 +33,7 @@ from transformers import (
     DistilBertConfig,
     ModernBertConfig,
     PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     RobertaConfig,
     set_seed,
@@ -40,6 +41,10 @@ from transformers import (
 
 from hf_multitask import MultiTaskBertConfig, MultiTaskBertModel
 
+# Transformers before 5.21, the last for Python 3.10, has the older name.
+CHECKPOINTING = (
+    f"{'activation' if hasattr(PreTrainedModel, 'activation_checkpointing_enable') else 'gradient'}_checkpointing"
+)
 WORDS = "a the film was good bad dull lovely cat dog sat ran on mat hill and not very plot ending big small".split()
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"

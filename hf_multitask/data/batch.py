@@ -57,6 +57,8 @@ def select_rows(
     }
     if "labels" in batch:
         part["labels"] = {name: batch["labels"][name][rows[name]] for name in part["tasks"]}
+    if "rows" in batch:
+        part["rows"] = {name: [batch["rows"][name][i] for i in rows[name].tolist()] for name in part["tasks"]}
     inputs = {key: batch[key] for key in ("input_ids", "token_type_ids", "attention_mask") if key in batch}
     if "packing" not in batch:
         return part | {key: value[sequences] for key, value in inputs.items()}

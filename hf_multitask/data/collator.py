@@ -20,6 +20,8 @@ class MultiTaskCollator:
         task_configs: The table of tasks.
         packing: Whether sequences are laid end to end in one row, [1, T], with `packing` saying where, or padded to
             the longest, [S, L], with an `attention_mask`.
+        with_rows: Whether a batch says, under `rows`, which rows of its dataset each task's are (a list of numbers
+            from 1). The model does not take that: the trainer keeps it.
 
     A batch has `labels` (a tensor [B] per task, where rows have labels), `tasks` (rows per task, in the order of
     the sequences), and `input_ids`, `attention_mask` and, where an input has two segments, `token_type_ids`, each
@@ -30,6 +32,7 @@ class MultiTaskCollator:
     tokenizer: PreTrainedTokenizerBase
     task_configs: Mapping[str, TaskConfig] = field(default_factory=dict)
     packing: bool = False
+    with_rows: bool = False
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         by_task: dict[str, list[dict[str, Any]]] = {}
@@ -48,7 +51,10 @@ class MultiTaskCollator:
             if "label" in rows[0]
         }
         tasks = {name: len(rows) for name, rows in by_task.items()}
-        return {**({"labels": labels} if labels else {}), "tasks": tasks, **batch}
+        output = {**({"labels": labels} if labels else {}), "tasks": tasks, **batch}
+        if self.with_rows:
+            output["rows"] = {name: [row["row"] for row in rows] for name, rows in by_task.items()}
+        return output
 
     def _label_dtype(self, name: str) -> torch.dtype:
         return torch.float32 if self.task_configs[name].is_regression else torch.int64

@@ -12,7 +12,7 @@ from datasets import Dataset
 
 # What a batch is made of; anything else in a dataset stays where it is.
 _IDS = ("input_ids", "input_ids_2")
-_COLUMNS = (*_IDS, "token_type_ids", "label")
+_COLUMNS = (*_IDS, "token_type_ids", "label", "row")
 
 
 class MultiTaskDataset(torch.utils.data.Dataset):
@@ -21,8 +21,8 @@ class MultiTaskDataset(torch.utils.data.Dataset):
     Args:
         datasets: Tokenized rows by task, in the order of the tasks.
 
-    An item is a row's `input_ids` and so on, with its `task`. Row r of the k-th task has the index
-    `offsets[k] + r`.
+    An item is a row's `input_ids` and so on, with its `task` and its `row`, the number that it has in its source, from
+    1. Row r of the k-th task has the index `offsets[k] + r`.
     """
 
     def __init__(self, datasets: Mapping[str, Dataset]) -> None:
@@ -53,7 +53,8 @@ class MultiTaskDataset(torch.utils.data.Dataset):
         names, starts = list(self.offsets), list(self.offsets.values())
         items: list[dict[str, Any]] = []
         for task, run in groupby(indices, key=lambda index: bisect_right(starts, index) - 1):
-            columns = self.datasets[names[task]][[index - starts[task] for index in run]]
+            places = [index - starts[task] for index in run]
+            columns = {"row": [place + 1 for place in places], **self.datasets[names[task]][places]}
             items += (
                 {"task": names[task], **dict(zip(columns, row, strict=True))}
                 for row in zip(*columns.values(), strict=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
+from safetensors import SafetensorError
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput, rotate_checkpoints
@@ -16,7 +17,7 @@ from transformers.utils.hub import PushInProgress
 
 from hf_multitask.hub.card import RunFacts, build_card
 from hf_multitask.hub.checkpoints import LAST_CHECKPOINT, find_checkpoint
-from hf_multitask.hub.manifest import MANIFEST_NAME, seal
+from hf_multitask.hub.manifest import MANIFEST_NAME, newest_whole, seal
 from hf_multitask.hub.upload import HUB_ERRORS, may_pass, refused_by_hub, upload_folder
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,11 @@ class ModelPublisher(Trainer):
         return super().train(resume_from_checkpoint, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """As the parent; older checkpoints go only when the new one is whole."""
+        """As the parent; older checkpoints go only when the new one is whole.
+
+        Raises:
+            OSError: The checkpoint cannot be written; the message names the last whole one.
+        """
         folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         limit = self.args.save_total_limit
         if self.args.should_save:
@@ -71,12 +76,17 @@ class ModelPublisher(Trainer):
         self.args.save_total_limit = None
         try:
             super()._save_checkpoint(model, trial)
+            # Other processes write files of their own there.
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                seal(folder)
+        # Writers of tensors have their own ways to say that a disk is full.
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = str(error).partition("\n")[0]
+            raise OSError(f"{folder} could not be written: {reason} {_whole_one(folder.parent)}") from error
         finally:
             self.args.save_total_limit = limit
-        # Other processes write files of their own there.
-        self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            seal(folder)
             best = self.state.best_model_checkpoint
             rotate_checkpoints(str(folder.parent), limit, best_model_checkpoint=best, use_mtime=True)
 
@@ -139,7 +149,8 @@ class ModelPublisher(Trainer):
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """As the parent; a refusal is a sentence, before training."""
         with refused_by_hub(self.args.hub_model_id or Path(self.args.output_dir).absolute().name):
-            super().init_hf_repo(token=token, private=private)
+            # Transformers before 5.21 does not know the argument.
+            super().init_hf_repo(token=token, **_given(private=private))
         # One for the whole run: its pushes in the background follow each other, so that none overtakes a later one.
         self._hub_api = HfApi()
         # Of a run that was killed while it pushed.
@@ -161,7 +172,7 @@ class ModelPublisher(Trainer):
             OSError: The push failed for good; the message names the folder that holds the model, whole.
         """
         try:
-            return super().push_to_hub(commit_message, blocking, token, revision, private, **kwargs)
+            return super().push_to_hub(commit_message, blocking, token, revision, **_given(private=private), **kwargs)
         except HUB_ERRORS as error:
             if self.hub_model_id is None or not self.is_world_process_zero():
                 raise
@@ -252,6 +263,18 @@ class ModelPublisher(Trainer):
                 )
         if progress is not None:
             progress.jobs = [job for job in progress.jobs if not job.done()]
+
+
+def _given(**arguments: Any) -> dict[str, Any]:
+    return {key: value for key, value in arguments.items() if value is not None}
+
+
+def _whole_one(output_dir: Path) -> str:
+    try:
+        whole = newest_whole(output_dir)
+    except ValueError:
+        return "There is no earlier checkpoint."
+    return f"The last whole checkpoint is {whole}; resume from there once the disk takes files again."
 
 
 def _without_folders(value: Any) -> Any:

@@ -49,6 +49,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
             gradients' cosines, as all of them do.
         loss_weighting: How the losses are weighed: `fixed`, by each task's `weight`; `uncertainty` (Kendall et al.
             2018), `dynamic_weight_average`, `famo` and others, see [`build_scalarizer`].
+        nonfinite_patience: How many updates in a row may be left out because a loss or the gradient was NaN or
+            infinite, before training ends with an error; see [`NonFiniteGuard`].
         metric_for_best_model: `eval_final_score` unless told otherwise: the mean over tasks of accuracy or
             (r + 1) / 2, which is computed once, after all tasks.
 
@@ -101,6 +103,9 @@ class MultiTaskTrainingArguments(TrainingArguments):
     loss_weighting: str = field(
         default="fixed", metadata={"help": "How the losses are weighed: fixed, uncertainty, famo, ..."}
     )
+    nonfinite_patience: int = field(
+        default=3, metadata={"help": "Updates in a row that may be left out for NaN or infinity before training ends."}
+    )
     metric_for_best_model: str | None = field(
         default="eval_final_score", metadata={"help": "The metric that picks the best checkpoint."}
     )
@@ -121,6 +126,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
                 raise ValueError(f"{key} {value!r} is unknown; {nearest(str(value), list(choices))}")
         if self.largest_task_epochs < 1:
             raise ValueError(f"largest_task_epochs must be at least 1, not {self.largest_task_epochs}.")
+        if self.nonfinite_patience < 0:
+            raise ValueError(f"nonfinite_patience must be at least 0, not {self.nonfinite_patience}.")
         if not 0 <= self.sampling_alpha < float("inf"):
             raise ValueError(f"sampling_alpha must be a number from 0 on, not {self.sampling_alpha}.")
         if any(not 0 <= factor < float("inf") for factor in self.phase_learning_rates or []):

@@ -1,7 +1,16 @@
 """The schedule that a run's arguments ask for, and the course of the learning rate over its phases."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.trainer_utils import seed_worker
 
 from hf_multitask.data.schedule import (
     AdaptiveSampling,
@@ -10,9 +19,14 @@ from hf_multitask.data.schedule import (
     RoundRobin,
     Schedule,
     SizeSampling,
+    StepBatchSampler,
     adaptive_round_robin,
 )
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
+from hf_multitask.training.callbacks import EpochLosses, EpochSetter
+from hf_multitask.training.optimizer import phased
+
+logger = logging.getLogger(__name__)
 
 
 def build_schedule(
@@ -69,3 +83,76 @@ def phase_lengths(args: MultiTaskTrainingArguments, schedule: Schedule, steps: i
         lengths.append(min(epochs * steps_per_epoch, left))
         left -= lengths[-1]
     return [*lengths, left]
+
+
+class ScheduledTrainer(Trainer):
+    """The half of [`MultiTaskTrainer`] that says what each step holds, and the learning rate over phases."""
+
+    args: MultiTaskTrainingArguments
+    train_dataset: Any
+    _epoch_setter: EpochSetter
+    _epoch_losses: EpochLosses | None
+
+    @property
+    def schedule(self) -> Schedule:
+        """What each batch of training holds; for a schedule of your own, give this property in a subclass."""
+        history = self._epoch_losses.history if self._epoch_losses else []
+        return build_schedule(self.args, self.train_dataset.sizes, self._train_batch_size, self._data_seed, history)
+
+    @property
+    def _data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches that hold all tasks of a step, dealt whole to the processes."""
+        if self.train_dataset is None:
+            raise ValueError("Trainer: training requires a train_dataset.")
+        sampler = StepBatchSampler(self.schedule, self.train_dataset.sizes, self._data_seed)
+        self._epoch_setter.sampler = sampler
+        args = self.args
+        return self.accelerator.prepare(
+            DataLoader(
+                self.train_dataset,
+                batch_sampler=sampler,
+                collate_fn=self.data_collator,
+                num_workers=args.dataloader_num_workers,
+                pin_memory=args.dataloader_pin_memory,
+                persistent_workers=args.dataloader_persistent_workers,
+                prefetch_factor=args.dataloader_prefetch_factor,
+                worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
+            )
+        )
+
+    def num_examples(self, dataloader: DataLoader) -> int:
+        """Rows of an evaluation's dataset, or rows that an epoch of training draws."""
+        if dataloader.dataset is self.train_dataset:
+            return sum(self.schedule.drawn_before(1).values())
+        return super().num_examples(dataloader)
+
+    def get_total_train_batch_size(self, args: Any) -> int:
+        """Rows per update over all tasks, processes and accumulation steps."""
+        return sum(self.schedule.rows(0, 0).values()) * args.gradient_accumulation_steps * args.world_size
+
+    def _phase_lengths(self, steps: int) -> list[int] | None:
+        schedule, in_phases = self.schedule, self.args.phase_learning_rates or self.args.phase_restart
+        return phase_lengths(self.args, schedule, steps) if in_phases else None
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> torch.optim.lr_scheduler.LRScheduler:
+        """The parent's scheduler; over a schedule's phases, with a factor in each, or anew in each."""
+        schedule = self.schedule
+        if isinstance(schedule, Phases) and not phase_lengths(self.args, schedule, num_training_steps)[-1]:
+            logger.warning("The run ends before the last phase of its schedule %s begins.", self.args.schedule)
+        lengths = self._phase_lengths(num_training_steps)
+        if lengths is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        courses = []
+        for length in lengths if self.args.phase_restart else [num_training_steps]:
+            self.lr_scheduler = None
+            course = super().create_scheduler(length, optimizer)
+            if not isinstance(course, LambdaLR):
+                raise ValueError(f"lr_scheduler_type {self.args.lr_scheduler_type} cannot go by phases.")
+            courses.append(course.lr_lambdas[0])
+        factors = self.args.phase_learning_rates or [1.0] * len(lengths)
+        optimizer = self.optimizer if optimizer is None else optimizer
+        self.lr_scheduler = LambdaLR(optimizer, phased(courses, lengths, factors))
+        return self.lr_scheduler

@@ -9,14 +9,11 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
 from transformers import ProgressCallback
-from transformers.trainer_utils import TrainOutput, seed_worker
+from transformers.trainer_utils import TrainOutput
 
 from hf_multitask.data.batch import select_rows
 from hf_multitask.data.collator import MultiTaskCollator
-from hf_multitask.data.schedule import Phases, Schedule, StepBatchSampler
 from hf_multitask.hub.publisher import ModelPublisher
 from hf_multitask.model.dropout import use_bit_dropout
 from hf_multitask.model.modeling_mtbert import MultiTaskBertModel
@@ -30,12 +27,13 @@ from hf_multitask.training.callbacks import (
     TaskProgressCallback,
 )
 from hf_multitask.training.evaluator import MultiTaskEvaluator
+from hf_multitask.training.health import HealthWarnings, NonFiniteGuard
 from hf_multitask.training.meters import Meters
-from hf_multitask.training.optimizer import phased, separate_heads
+from hf_multitask.training.optimizer import separate_heads
 from hf_multitask.training.perturbation import random_state, set_random_state
 from hf_multitask.training.proximal import ProximalPoint
 from hf_multitask.training.regularization import Regularization
-from hf_multitask.training.scheduling import build_schedule, phase_lengths
+from hf_multitask.training.scheduling import ScheduledTrainer
 from hf_multitask.training.smart import Smart
 from hf_multitask.training.surgery import GradientSurgery, build_weighting
 from hf_multitask.training.weighting import LossWeighting, build_scalarizer
@@ -43,7 +41,7 @@ from hf_multitask.training.weighting import LossWeighting, build_scalarizer
 logger = logging.getLogger(__name__)
 
 
-class MultiTaskTrainer(MultiTaskEvaluator, ModelPublisher):
+class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
     """Trains and evaluates a [`MultiTaskBertModel`] on all its tasks.
 
     Args:
@@ -60,7 +58,8 @@ class MultiTaskTrainer(MultiTaskEvaluator, ModelPublisher):
         ValueError: A dataset for a task that the model does not have, a missing column, or a row that cannot be
             used; all before training begins.
 
-    What an evaluation gives is said in [`MultiTaskEvaluator`], what is saved and pushed in [`ModelPublisher`].
+    What an evaluation gives is said in [`MultiTaskEvaluator`], what a step holds in [`ScheduledTrainer`], what is saved
+    and pushed in [`ModelPublisher`].
     """
 
     # The loss is a mean over each batch. Left to guess, Trainer would take the model's **kwargs for a sign that it
@@ -91,9 +90,7 @@ class MultiTaskTrainer(MultiTaskEvaluator, ModelPublisher):
         self.processing_class = processing_class
         self._epoch_setter = EpochSetter()
         packing = use_packing(model, args.packing)
-        kwargs.setdefault(
-            "data_collator", MultiTaskCollator(processing_class, task_configs=self._tasks, packing=packing)
-        )
+        kwargs.setdefault("data_collator", MultiTaskCollator(processing_class, self._tasks, packing, with_rows=True))
         kwargs.setdefault("compute_metrics", self._task_metrics)
         super().__init__(
             model=model,
@@ -112,6 +109,12 @@ class MultiTaskTrainer(MultiTaskEvaluator, ModelPublisher):
             self._phase_lengths(args.max_steps)
         self._set_up_methods(loss_weighting)
         self.add_callback(self._epoch_setter)
+        self._guard = NonFiniteGuard(
+            self.accelerator, args.nonfinite_patience, str(args.output_dir), self._tasks, processing_class
+        )
+        self._health = HealthWarnings()
+        self.add_callback(self._guard)
+        self.add_callback(self._health)
         if self.args.device.type == "cpu":
             use_bit_dropout(model)
             self._spare_embedding_gradient()
@@ -175,48 +178,6 @@ class MultiTaskTrainer(MultiTaskEvaluator, ModelPublisher):
             callback = EmbeddingGradientKeeper if self._surgery is None else SparseEmbeddingGradient
             self.add_callback(callback(embeddings))
 
-    # ---- Data ----
-
-    @property
-    def schedule(self) -> Schedule:
-        """What each batch of training holds; for a schedule of your own, give this property in a subclass."""
-        history = self._epoch_losses.history if self._epoch_losses else []
-        return build_schedule(self.args, self.train_dataset.sizes, self._train_batch_size, self._data_seed, history)
-
-    @property
-    def _data_seed(self) -> int:
-        return self.args.seed if self.args.data_seed is None else self.args.data_seed
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Batches that hold all tasks of a step, dealt whole to the processes."""
-        if self.train_dataset is None:
-            raise ValueError("Trainer: training requires a train_dataset.")
-        sampler = StepBatchSampler(self.schedule, self.train_dataset.sizes, self._data_seed)
-        self._epoch_setter.sampler = sampler
-        args = self.args
-        return self.accelerator.prepare(
-            DataLoader(
-                self.train_dataset,
-                batch_sampler=sampler,
-                collate_fn=self.data_collator,
-                num_workers=args.dataloader_num_workers,
-                pin_memory=args.dataloader_pin_memory,
-                persistent_workers=args.dataloader_persistent_workers,
-                prefetch_factor=args.dataloader_prefetch_factor,
-                worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
-            )
-        )
-
-    def num_examples(self, dataloader: DataLoader) -> int:
-        """Rows of an evaluation's dataset, or rows that an epoch of training draws."""
-        if dataloader.dataset is self.train_dataset:
-            return sum(self.schedule.drawn_before(1).values())
-        return super().num_examples(dataloader)
-
-    def get_total_train_batch_size(self, args: Any) -> int:
-        """Rows per update over all tasks, processes and accumulation steps."""
-        return sum(self.schedule.rows(0, 0).values()) * args.gradient_accumulation_steps * args.world_size
-
     # ---- Training ----
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
@@ -250,30 +211,6 @@ class MultiTaskTrainer(MultiTaskEvaluator, ModelPublisher):
             raise ValueError("the optimizer does not have the parameters of loss_weighting, which it is to train.")
         return optimizer
 
-    def _phase_lengths(self, steps: int) -> list[int] | None:
-        schedule, in_phases = self.schedule, self.args.phase_learning_rates or self.args.phase_restart
-        return phase_lengths(self.args, schedule, steps) if in_phases else None
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> torch.optim.lr_scheduler.LRScheduler:
-        """The parent's scheduler; over a schedule's phases, with a factor in each, or anew in each."""
-        schedule = self.schedule
-        if isinstance(schedule, Phases) and not phase_lengths(self.args, schedule, num_training_steps)[-1]:
-            logger.warning("The run ends before the last phase of its schedule %s begins.", self.args.schedule)
-        lengths = self._phase_lengths(num_training_steps)
-        if lengths is None or self.lr_scheduler is not None:
-            return super().create_scheduler(num_training_steps, optimizer)
-        courses = []
-        for length in lengths if self.args.phase_restart else [num_training_steps]:
-            self.lr_scheduler = None
-            course = super().create_scheduler(length, optimizer)
-            if not isinstance(course, LambdaLR):
-                raise ValueError(f"lr_scheduler_type {self.args.lr_scheduler_type} cannot go by phases.")
-            courses.append(course.lr_lambdas[0])
-        factors = self.args.phase_learning_rates or [1.0] * len(lengths)
-        optimizer = self.optimizer if optimizer is None else optimizer
-        self.lr_scheduler = LambdaLR(optimizer, phased(courses, lengths, factors))
-        return self.lr_scheduler
-
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -287,6 +224,7 @@ class MultiTaskTrainer(MultiTaskEvaluator, ModelPublisher):
         A task's loss is a mean over its rows; it counts by their number, so that every row has the same weight
         whichever batch it is in. In Round Robin that number is `per_device_train_batch_size`, and all count fully.
         """
+        batch, inputs = inputs, {key: value for key, value in inputs.items() if key != "rows"}
         if not model.training:
             outputs = model(**inputs)
             loss = sum(outputs.losses.values())
@@ -308,8 +246,12 @@ class MultiTaskTrainer(MultiTaskEvaluator, ModelPublisher):
             loss, weights = self._weighting(losses, partial(self._losses_again, inputs, random))
             for name, value in weights.items():
                 self._meters.add(name, value)
-        if output.penalties:
-            loss = loss + sum(self._row_weighted(inputs, output.penalties, by_task=False).values())
+        penalties = self._row_weighted(inputs, output.penalties, by_task=False)
+        if penalties:
+            loss = loss + sum(penalties.values())
+        whole = {name: value.detach() + penalties.get(name, 0.0) for name, value in losses.items()}
+        self._guard.add(batch, whole, output.outputs.logits)
+        self._health.add(output.outputs.logits)
         return (loss, output.outputs) if return_outputs else loss
 
     def _row_weighted(
@@ -346,6 +288,11 @@ class MultiTaskTrainer(MultiTaskEvaluator, ModelPublisher):
             for name, value in self._surgery.combine().items():
                 self._meters.add(name, value.to(self.args.device))
         return torch.stack(losses).sum()
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        self._guard.set_gradient_norm(norm)
+        return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each task's mean loss and regularisers since the last log, and the heads' learning rate."""

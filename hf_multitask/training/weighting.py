@@ -80,7 +80,7 @@ class LossWeighting(TrainerCallback):
     def __call__(
         self, losses: Mapping[str, Tensor], recompute: Callable[[], dict[str, Tensor]]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The losses as one, and the weight ∂/∂L_i that each of them has in it.
+        """The losses as one, and the weight ∂/∂L_i that each of them has in it, if all are finite.
 
         Args:
             losses: Of every task, scalars.
@@ -90,6 +90,10 @@ class LossWeighting(TrainerCallback):
             ValueError: A task has no rows in the batch.
         """
         values = self._as_vector(losses)
+        if not values.isfinite().all():
+            # No update is made of them, and a method that remembers losses must not see them.
+            self._recompute = None
+            return values.sum(), {}
         self._recompute = recompute if self.needs_update else None
         loss = self.scalarizer(values)
         (weights,) = torch.autograd.grad(loss, values, retain_graph=True)

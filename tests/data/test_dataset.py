@@ -16,8 +16,8 @@ ROWS = MultiTaskDataset(
 def test_rows_of_all_tasks_stand_one_after_the_other() -> None:
     assert len(ROWS) == 5
     assert ROWS.offsets == {"a": 0, "b": 2}
-    assert ROWS[1] == {"task": "a", "input_ids": [2, 2], "label": 1}
-    assert ROWS[2] == {"task": "b", "input_ids": [3], "input_ids_2": [6], "label": 0.5}
+    assert ROWS[1] == {"task": "a", "row": 2, "input_ids": [2, 2], "label": 1}
+    assert ROWS[2] == {"task": "b", "row": 1, "input_ids": [3], "input_ids_2": [6], "label": 0.5}
 
 
 @pytest.mark.parametrize("indices", [[4, 0, 2, 1], [0, 0, 3], [2, 3, 4], []])

@@ -156,3 +156,41 @@ def test_a_run_killed_at_twenty_random_moments_ends_as_one_that_was_not(tmp_path
     whole, killed = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", out))
     for name, value in whole.items():
         assert torch.equal(killed[name], value), name
+
+
+def test_a_full_disk_is_said_with_the_checkpoint_that_is_left(tmp_path: Path, tokenizer: Any) -> None:
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    # A limit on the size of files is what any user can set; the write fails half-way, as on a full disk.
+    code = f"""
+import resource, signal, sys
+from transformers import PreTrainedTokenizerFast, TrainerCallback
+from hf_multitask import MultiTaskTrainer, MultiTaskTrainingArguments
+from tests.conftest import task_rows, tiny_model
+from tests.training.conftest import TRAINING
+
+class Full(TrainerCallback):
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+trainer = MultiTaskTrainer(
+    tiny_model(), MultiTaskTrainingArguments("out", **{{**TRAINING, **{SAVING!r}, "save_total_limit": 1}}),
+    task_rows(20), callbacks=[Full()], processing_class=PreTrainedTokenizerFast.from_pretrained("tokenizer"),
+)
+try:
+    trainer.train()
+except OSError as error:
+    print(error)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    assert "checkpoint-4 could not be written: " in run.stdout, run.stderr[-2000:]
+    assert "The last whole checkpoint is out/checkpoint-2; resume from there" in run.stdout
+    assert problem_of(tmp_path / "out" / "checkpoint-2") is None
+    assert newest_whole(tmp_path / "out").name == "checkpoint-2"

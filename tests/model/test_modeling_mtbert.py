@@ -10,7 +10,7 @@ from transformers import AutoModel, BertForMaskedLM, BertModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_multitask import MultiTaskBertModel, MultiTaskOutput, TaskOutput
-from tests.conftest import TASKS, encoder_config, tiny_model
+from tests.conftest import CHECKPOINTING, TASKS, encoder_config, tiny_model
 
 KINDS = ["bert", "roberta", "distilbert", "modernbert"]
 ALL_TASKS = {
@@ -253,7 +253,7 @@ def test_activation_checkpointing_gives_the_same_gradients(kind: str) -> None:
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
-            model.activation_checkpointing_enable()
+            getattr(model, f"{CHECKPOINTING}_enable")()
         model.train()
         model.zero_grad()
         model(**inputs).loss.backward()

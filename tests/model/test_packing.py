@@ -12,7 +12,7 @@ from hf_multitask import MultiTaskBertConfig, MultiTaskBertModel
 from hf_multitask.data.collator import MultiTaskCollator
 from hf_multitask.model.dropout import use_bit_dropout
 from hf_multitask.model.packing import pack, packed_attention, use_packing
-from tests.conftest import TASKS, tiny_model
+from tests.conftest import CHECKPOINTING, TASKS, tiny_model
 
 KINDS = ["bert", "roberta", "distilbert", "modernbert"]
 # Local attention narrow enough that the tests' sequences are longer than its window.
@@ -156,7 +156,7 @@ def test_activation_checkpointing_recomputes_the_packed_attention(tokenizer: Any
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         if checkpointing:
-            model.activation_checkpointing_enable()
+            getattr(model, f"{CHECKPOINTING}_enable")()
         _, packed = both_layouts(random_rows([5, 19, 4, 8, 3, 7], model), model, tokenizer)
         model.train()(**packed).loss.backward()
         gradients.append(model.get_input_embeddings().weight.grad)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hf_multitask import MultiTaskTrainer
-from tests.conftest import tiny_model, without_dropout
+from tests.conftest import CHECKPOINTING, tiny_model, without_dropout
 from tests.training.conftest import Gradients, even_noise
 
 _WORKER = """
@@ -107,7 +107,7 @@ REGULARISERS = {"smart": {"weight": 0.5, "epsilon": 0.2, "sigma": 0.1, "eta": 0.
             "surgery": "upgrad",
             "gradient_accumulation_steps": 2,
             "max_steps": 3,
-            "activation_checkpointing": True,
+            CHECKPOINTING: True,
         },
         {**REGULARISERS, "loss_weighting": "famo"},
     ],

@@ -10,7 +10,7 @@ import torch
 
 from hf_multitask.training.proximal import AVERAGE_NAME
 from hf_multitask.training.smart import Smart
-from tests.conftest import TASKS, tiny_model, without_dropout
+from tests.conftest import CHECKPOINTING, TASKS, tiny_model, without_dropout
 from tests.training.conftest import Gradients
 
 SMART = {"weight": 0.5, "epsilon": 0.2, "sigma": 0.1, "eta": 0.3}
@@ -193,7 +193,7 @@ def test_activation_checkpointing_changes_nothing_with_regularisers(make_trainer
             logging_steps=1,
             smart={**SMART, "layer": 1},
             proximal={},
-            activation_checkpointing=checkpointing,
+            **{CHECKPOINTING: checkpointing},
         )
         trainer.train()
         runs.append(losses(trainer))
