@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
+from datasets import Dataset
 from transformers import AutoModel, AutoTokenizer
 from transformers.trainer import TRAINER_STATE_NAME
 
 from hf_multitask.data.loading import text_columns
 from hf_multitask.data.preparation import PreparedData
+from hf_multitask.data.streaming import StreamedRows
 from hf_multitask.evaluation.analysis import TaskPredictions
 from hf_multitask.evaluation.bias import probe_bias
 from hf_multitask.evaluation.metrics import Metrics, trivial_score
@@ -104,8 +106,13 @@ def trivial_scores(tasks: Mapping[str, TaskConfig], data: PreparedData, split: s
     """By task, the metrics on a split of a predictor that knows the labels of `train` alone."""
     train = data.rows["train"]
     return {
-        name: trivial_score(tasks[name], train[name]["label"], rows["label"]) for name, rows in data.rows[split].items()
+        name: trivial_score(tasks[name], _labels(train[name]), rows["label"]) for name, rows in data.rows[split].items()
     }
+
+
+def _labels(rows: Dataset | StreamedRows) -> Any:
+    """The labels of a dataset, or those of a stream's first rows."""
+    return rows.labels if isinstance(rows, StreamedRows) else rows["label"]
 
 
 def score_model(recipe: Recipe, name_or_path: str, split: str, probe: bool = False) -> Scored:

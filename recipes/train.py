@@ -19,6 +19,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 from hf_multitask.building import build_trainer
 from hf_multitask.data.preparation import PreparedData
 from hf_multitask.data.sources import HubSource
+from hf_multitask.data.streaming import StreamError
 from hf_multitask.evaluation.summary import results_table
 from hf_multitask.hub.card import RunFacts
 from hf_multitask.hub.checkpoints import find_checkpoint
@@ -48,6 +49,15 @@ def run_facts(recipe: Recipe, data: PreparedData) -> RunFacts:
     )
 
 
+def write_data_report(output_dir: Path, data: PreparedData) -> None:
+    """Writes what became of the rows."""
+    rows = {
+        split: {name: {**asdict(entry), "source": entry.place} for name, entry in by_task.items()}
+        for split, by_task in data.reports.items()
+    }
+    (output_dir / "data_report.json").write_text(json.dumps(rows, indent=2))
+
+
 def main() -> None:
     with refusals():
         recipe = RecipeParser(DEFAULT_CONFIG, description=__doc__).parse_recipe(sys.argv[1:])
@@ -60,16 +70,12 @@ def main() -> None:
             resume = find_checkpoint(resume, str(output_dir), args.hub_token)
     trainer.run_facts = run_facts(recipe, data)
     if trainer.is_world_process_zero():
-        rows = {
-            split: {name: {**asdict(entry), "source": entry.place} for name, entry in by_task.items()}
-            for split, by_task in data.reports.items()
-        }
-        (output_dir / "data_report.json").write_text(json.dumps(rows, indent=2))
+        write_data_report(output_dir, data)
 
     stop = GracefulStop(trainer.accelerator)
     trainer.add_callback(stop)
     # What is left to go wrong with good input: numbers that are not finite, and disks.
-    with refusals((FloatingPointError, OSError), status=1):
+    with refusals((FloatingPointError, OSError, StreamError), status=1):
         result = trainer.train(resume_from_checkpoint=resume)
     if stop.signal is not None:
         if trainer.is_world_process_zero():
@@ -79,6 +85,9 @@ def main() -> None:
             )
         trainer.end()
         sys.exit(128 + stop.signal)
+    if trainer.is_world_process_zero():
+        # Of streamed rows, only now it is known what became of them.
+        write_data_report(output_dir, data)
     trainer.save_metrics("train", result.metrics)
     # Whatever happens while it is scored, the model is there.
     trainer.save_model(_internal_call=True)

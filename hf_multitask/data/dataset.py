@@ -10,6 +10,9 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 
+from hf_multitask.data.schedule import STREAM_SPAN
+from hf_multitask.data.streaming import StreamedRows
+
 # What a batch is made of; anything else in a dataset stays where it is.
 _IDS = ("input_ids", "input_ids_2")
 _COLUMNS = (*_IDS, "token_type_ids", "label", "row")
@@ -19,29 +22,36 @@ class MultiTaskDataset(torch.utils.data.Dataset):
     """Tokenized rows of several tasks, one after the other.
 
     Args:
-        datasets: Tokenized rows by task, in the order of the tasks.
+        datasets: Tokenized rows by task, in the order of the tasks, or streams of them.
 
     An item is a row's `input_ids` and so on, with its `task` and its `row`, the number that it has in its source, from
-    1. Row r of the k-th task has the index `offsets[k] + r`.
+    1. Row r of the k-th task has the index `offsets[k] + r`; of a stream, r is the position, which has no end. `sizes`
+    has the number of rows of each task, or None where a stream's is not known.
     """
 
-    def __init__(self, datasets: Mapping[str, Dataset]) -> None:
-        self.datasets = {
-            name: dataset.select_columns([column for column in _COLUMNS if column in dataset.column_names])
+    def __init__(self, datasets: Mapping[str, Dataset | StreamedRows]) -> None:
+        self.datasets: dict[str, Dataset | StreamedRows] = {
+            name: dataset
+            if isinstance(dataset, StreamedRows)
+            else dataset.select_columns([column for column in _COLUMNS if column in dataset.column_names])
             for name, dataset in datasets.items()
         }
-        self.sizes = {name: len(dataset) for name, dataset in self.datasets.items()}
-        *starts, self._length = accumulate(self.sizes.values(), initial=0)
-        self.offsets = dict(zip(self.sizes, starts, strict=True))
+        self.streams = {name: rows for name, rows in self.datasets.items() if isinstance(rows, StreamedRows)}
+        self.sizes: dict[str, int | None] = {
+            name: rows.size if isinstance(rows, StreamedRows) else len(rows) for name, rows in self.datasets.items()
+        }
+        spans = [STREAM_SPAN if name in self.streams else size or 0 for name, size in self.sizes.items()]
+        self.offsets = dict(zip(self.sizes, accumulate(spans, initial=0), strict=False))
 
     def __len__(self) -> int:
-        return self._length
+        return sum(size or 0 for size in self.sizes.values())
 
     def by_length(self) -> list[int]:
         """All indices, rows with the fewest tokens first: batches of like lengths need the least padding."""
+        tables = [rows.with_format("arrow")[:] for rows in self.datasets.values() if isinstance(rows, Dataset)]
         lengths = [
-            sum(pc.list_value_length(rows[column]).to_numpy() for column in _IDS if column in rows.column_names)
-            for rows in (dataset.with_format("arrow")[:] for dataset in self.datasets.values())
+            sum(pc.list_value_length(table[column]).to_numpy() for column in _IDS if column in table.column_names)
+            for table in tables
         ]
         return np.argsort(np.concatenate(lengths), kind="stable").tolist()
 
@@ -54,7 +64,8 @@ class MultiTaskDataset(torch.utils.data.Dataset):
         items: list[dict[str, Any]] = []
         for task, run in groupby(indices, key=lambda index: bisect_right(starts, index) - 1):
             places = [index - starts[task] for index in run]
-            columns = {"row": [place + 1 for place in places], **self.datasets[names[task]][places]}
+            rows: dict[str, Any] = self.datasets[names[task]][places]
+            columns = {"row": [place + 1 for place in places], **rows}
             items += (
                 {"task": names[task], **dict(zip(columns, row, strict=True))}
                 for row in zip(*columns.values(), strict=True)

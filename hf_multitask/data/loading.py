@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,13 +33,28 @@ class BadRow:
 
 @dataclass
 class SplitReport:
-    """What became of the rows of one split of one task."""
+    """What became of the rows of one split of one task; of a streamed one, of those that were read so far.
+
+    Args:
+        source: The place.
+        rows: How many there were.
+        dropped: Those that could not be used; of a streamed split, the first of them.
+        also_in_train: How many stand in `train` too; None if `train` is streamed.
+        truncated: How many were cut to the longest input; of a streamed split, of those that were trained on.
+        more_dropped: How many more could not be used.
+    """
 
     source: str
     rows: int
     dropped: list[BadRow] = field(default_factory=list)
-    also_in_train: int = 0
+    also_in_train: int | None = 0
     truncated: int = 0
+    more_dropped: int = 0
+
+    @property
+    def all_dropped(self) -> int:
+        """How many rows could not be used."""
+        return len(self.dropped) + self.more_dropped
 
     @property
     def place(self) -> str:
@@ -74,11 +89,7 @@ def load_split(
     try:
         where = source.describe(split)
         raw = source.load(split)
-        columns = dict(zip(text_columns(task), _matching_text_columns(task, source.text), strict=True))
-        columns["label"] = source.label
-        for column in columns.values():
-            if column not in raw.column_names:
-                raise ValueError(f"{where} has no column {column!r}; {nearest(column, raw.column_names)}")
+        columns = standard_columns(task, source, where, raw.column_names)
         if raw.num_rows == 0:
             raise ValueError(f"{where} has no rows.")
         rows, bad = check_rows(raw, task, columns, source.label_map)
@@ -91,6 +102,25 @@ def load_split(
             raise ValueError(message + hint)
         logger.warning("%s Dropped; %d rows are left.", message, rows.num_rows)
     return rows, SplitReport(where, raw.num_rows, bad)
+
+
+def standard_columns(task: TaskConfig, source: Source, where: str, there: list[str]) -> dict[str, str]:
+    """From the standard name of each column that a task needs to the source's name for it.
+
+    Args:
+        task, source: The task and its source.
+        where: The place, for messages.
+        there: The source's columns.
+
+    Raises:
+        ValueError: A column that is not there, or another number of texts than the task has.
+    """
+    columns = dict(zip(text_columns(task), _matching_text_columns(task, source.text), strict=True))
+    columns["label"] = source.label
+    for column in columns.values():
+        if column not in there:
+            raise ValueError(f"{where} has no column {column!r}; {nearest(column, there)}")
+    return columns
 
 
 def check_rows(
@@ -108,18 +138,11 @@ def check_rows(
         The good rows, as [`load_split`] gives them, and the bad ones. A text must be there and not be blank; a
         label must be there and be one of the task's label names or ids, or a finite score within its range.
     """
-    problem_of = partial(
-        _check_batch,
-        columns=dict(columns),
-        task=task,
-        label_map={str(key): value for key, value in (label_map or {}).items()},
-        names=_class_names(raw, task, columns.get("label")),
-    )
     features = {name: Value("string") for name in columns if name != "label"}
     if "label" in columns:
         features["label"] = Value("float64" if task.is_regression else "int64")
     checked = raw.map(
-        problem_of,
+        row_checker(raw.features, task, columns, label_map),
         batched=True,
         with_indices=True,
         remove_columns=raw.column_names,
@@ -132,6 +155,20 @@ def check_rows(
     if bad_rows:
         checked = checked.select(_positions(pc.invert(is_bad)))
     return checked.remove_columns("problem"), bad_rows
+
+
+def row_checker(
+    features: Features | None, task: TaskConfig, columns: Mapping[str, str], label_map: Mapping[Any, Any] | None = None
+) -> Callable[..., dict[str, list[Any]]]:
+    """What [`check_rows`] maps a dataset of these features by: from a batch, and its rows' indices, to standard columns
+    with `row` and `problem`, which is empty where there is none."""
+    return partial(
+        _check_batch,
+        columns=dict(columns),
+        task=task,
+        label_map={str(key): value for key, value in (label_map or {}).items()},
+        names=_class_names(features or {}, task, columns.get("label")),
+    )
 
 
 def count_overlap(train: Dataset, other: Dataset, task: TaskConfig) -> int:
@@ -152,9 +189,9 @@ def _matching_text_columns(task: TaskConfig, given: list[str]) -> list[str]:
     return given or wanted
 
 
-def _class_names(raw: Dataset, task: TaskConfig, column: str | None) -> list[str] | None:
+def _class_names(features: Mapping[str, Any], task: TaskConfig, column: str | None) -> list[str] | None:
     """The dataset's own names of its class ids, if they are the task's names, in whichever order."""
-    feature = raw.features.get(column)
+    feature = features.get(column or "")
     if isinstance(feature, ClassLabel) and task.labels and set(feature.names) <= set(task.labels):
         return list(feature.names)
     return None

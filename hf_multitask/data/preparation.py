@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow.compute as pc
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from hf_multitask.data.dataset import MultiTaskDataset
 from hf_multitask.data.loading import OnBadRows, SplitReport, check_rows, count_overlap, load_split, text_columns
 from hf_multitask.data.sources import Source
+from hf_multitask.data.streaming import StreamedRows, column_names, load_stream
 from hf_multitask.data.tokenization import tokenize
 from hf_multitask.model.configuration_mtbert import TaskConfig, nearest
 
@@ -20,9 +21,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class PreparedData:
-    """Tokenized rows, the same rows with their texts, and reports; each by split and then by task."""
+    """Tokenized rows, the same rows with their texts, and reports; each by split and then by task.
 
-    rows: dict[str, dict[str, Dataset]] = field(default_factory=dict)
+    A streamed `train` has its rows as [`StreamedRows`] and no texts.
+    """
+
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     texts: dict[str, dict[str, Dataset]] = field(default_factory=dict)
     reports: dict[str, dict[str, SplitReport]] = field(default_factory=dict)
 
@@ -52,11 +56,17 @@ def prepare(
     for name, task in tasks.items():
         train: Dataset | None = None
         for split in splits:
+            if split == "train" and sources[name].streaming:
+                stream = load_stream(name, task, sources[name], split, tokenizer, max_length, on_bad_rows)
+                logger.info("task %r: %s: streamed.", name, stream.report.source)
+                prepared.rows.setdefault(split, {})[name] = stream
+                prepared.reports.setdefault(split, {})[name] = stream.report
+                continue
             rows, report = load_split(name, task, sources[name], split, on_bad_rows)
             if split == "train":
                 train = rows
-            elif train is not None:
-                report.also_in_train = count_overlap(train, rows, task)
+            elif "train" in splits:
+                report.also_in_train = None if train is None else count_overlap(train, rows, task)
             tokens = tokenize(rows, task, tokenizer, max_length)
             report.truncated = pc.sum(tokens.data.column("truncated")).as_py()
             _log(name, report, max_length)
@@ -91,7 +101,7 @@ def prepare_given(
     for name, dataset in datasets.items():
         if name not in tasks:
             raise ValueError(f"{argument}: task {name!r} is unknown; {nearest(name, list(tasks))}")
-        if not isinstance(dataset, Dataset):
+        if not isinstance(dataset, Dataset | StreamedRows | IterableDataset):
             raise ValueError(f"{argument}: task {name!r} must be a datasets.Dataset, not {type(dataset).__name__}.")
     absent = [name for name in tasks if name not in datasets]
     if absent and argument == "train_dataset":
@@ -99,9 +109,12 @@ def prepare_given(
     prepared = {}
     for name in tasks:
         if name in datasets:
+            rows, is_train = datasets[name], argument == "train_dataset"
             try:
-                needs_label = argument == "train_dataset"
-                prepared[name] = _prepare_rows(datasets[name], tasks[name], tokenizer, max_length, needs_label)
+                if isinstance(rows, StreamedRows | IterableDataset):
+                    prepared[name] = _prepare_stream(name, rows, tasks[name], tokenizer, max_length, is_train)
+                else:
+                    prepared[name] = _prepare_rows(rows, tasks[name], tokenizer, max_length, is_train)
             except ValueError as error:
                 raise ValueError(f"{argument}: task {name!r} {error}") from error
     return MultiTaskDataset(prepared)
@@ -128,8 +141,30 @@ def _prepare_rows(
     return tokenize(rows, task, tokenizer, max_length)
 
 
+def _prepare_stream(
+    name: str,
+    rows: StreamedRows | IterableDataset,
+    task: TaskConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    max_length: int,
+    is_train: bool,
+) -> StreamedRows:
+    if not is_train:
+        raise ValueError("is a stream, and only train_dataset can have those.")
+    if isinstance(rows, StreamedRows):
+        return rows
+    there = column_names(rows)
+    columns = {column: column for column in [*text_columns(task), "label"]}
+    for column in columns:
+        if column not in there:
+            raise ValueError(f"needs a column {column!r}; it has {there}.")
+    if tokenizer is None:
+        raise ValueError("has texts; give their tokenizer as processing_class.")
+    return StreamedRows(name, task, rows, columns, "train_dataset", tokenizer, max_length)
+
+
 def _log(name: str, report: SplitReport, max_length: int) -> None:
-    logger.info("task %r: %s: %d rows.", name, report.source, report.rows - len(report.dropped))
+    logger.info("task %r: %s: %d rows.", name, report.source, report.rows - report.all_dropped)
     if report.also_in_train:
         logger.warning("task %r: %d rows of %s stand in train too.", name, report.also_in_train, report.source)
     if report.truncated:

@@ -9,7 +9,7 @@ import math
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from torch.utils.data import Sampler
 
 # In place of a loss that is 0.
 _TINY = 1e-12
+# More positions of a stream than any run reaches: the room that it has among the indices of a MultiTaskDataset.
+STREAM_SPAN = 2**48
 
 
 class Schedule(ABC):
@@ -303,12 +305,16 @@ class StepBatchSampler(Sampler[list[int]]):
         schedule: What batches hold.
         sizes: Rows of each task's dataset, in the order of the dataset.
         seed: Of the shuffles.
+        streamed: The tasks whose rows come in the order of a stream, which shuffles them itself.
     """
 
-    def __init__(self, schedule: Schedule, sizes: Mapping[str, int], seed: int) -> None:
+    def __init__(
+        self, schedule: Schedule, sizes: Mapping[str, int | None], seed: int, streamed: Collection[str] = ()
+    ) -> None:
         self.schedule = schedule
         self.epoch = 0
-        self._sizes = dict(sizes)
+        self._sizes = {name: STREAM_SPAN if name in streamed else size or 0 for name, size in sizes.items()}
+        self._streamed = streamed
         self._seed = seed
 
     def set_epoch(self, epoch: int) -> None:
@@ -326,6 +332,8 @@ class StepBatchSampler(Sampler[list[int]]):
         for batch in range(len(self)):
             indices: list[int] = []
             for name, count in self.schedule.rows(epoch, batch).items():
-                indices += (offsets[name] + row for row in streams[name].take(drawn[name], count))
+                start = drawn[name]
+                rows = range(start, start + count) if name in self._streamed else streams[name].take(start, count)
+                indices += (offsets[name] + row for row in rows)
                 drawn[name] += count
             yield indices

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from datasets import Dataset, DatasetDict, Features, Value, load_dataset
+from datasets import Dataset, Features, IterableDataset, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from hf_multitask.model.configuration_mtbert import refuse_unknown_keys
@@ -25,6 +25,10 @@ class Source(ABC):
         label: The column with the label.
         label_map: From values in the label column to label names, class ids or scores, where they differ.
         train, validation, test: The file, or the Hub dataset's split, for each of our splits.
+        streaming: Whether rows of `train` are read while training and never all held, for data that do not fit on the
+            disk or into memory; see [`StreamedRows`].
+        rows: How many rows a streamed `train` has, if that is known; some schedules want it.
+        shuffle_buffer: Rows of a streamed `train` of which the next one is drawn; 1 keeps the source's order.
     """
 
     text: list[str] = field(default_factory=list)
@@ -33,8 +37,14 @@ class Source(ABC):
     train: str | None = None
     validation: str | None = None
     test: str | None = None
+    streaming: bool = False
+    rows: int | None = None
+    shuffle_buffer: int = 10_000
 
     def __post_init__(self) -> None:
+        for key, value in (("rows", self.rows), ("shuffle_buffer", self.shuffle_buffer)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{key} must be a number from 1 on, not {value!r}.")
         self.text = [self.text] if isinstance(self.text, str) else list(self.text)
         if not isinstance(self.label_map, Mapping):
             raise ValueError(f"label_map must map values of the label column to labels, not be {self.label_map!r}.")
@@ -68,6 +78,10 @@ class Source(ABC):
     def load(self, split: str) -> Dataset:
         """The raw rows of a split, with all their columns."""
 
+    @abstractmethod
+    def stream(self, split: str) -> IterableDataset:
+        """The same rows, read one by one."""
+
 
 @dataclass
 class FileSource(Source):
@@ -86,6 +100,9 @@ class FileSource(Source):
 
     def load(self, split: str) -> Dataset:
         return read_file(self.describe(split), self.delimiter)
+
+    def stream(self, split: str) -> IterableDataset:
+        return read_file(self.describe(split), self.delimiter, streaming=True)
 
 
 @dataclass
@@ -113,14 +130,26 @@ class HubSource(Source):
         return f"{self.path}{f'/{self.name}' if self.name else ''} ({self.split(split)})"
 
     def load(self, split: str) -> Dataset:
+        # What does not fit on the disk must not be downloaded for the sake of a smaller split.
+        return self._read(split) if not self.streaming else Dataset.from_list(list(self.stream(split)))
+
+    def stream(self, split: str) -> IterableDataset:
+        return self._read(split, streaming=True)
+
+    def _read(self, split: str, **options: Any) -> Any:
         try:
-            return load_dataset(self.path, self.name, split=self.split(split), revision=self.revision)
+            return load_dataset(self.path, self.name, split=self.split(split), revision=self.revision, **options)
         except (OSError, ValueError, DatasetGenerationError) as error:
             raise ValueError(f"{self.describe(split)} cannot be loaded: {_first_line(error)}") from error
 
 
-def read_file(path: str, delimiter: str | None = None) -> Dataset:
+def read_file(path: str, delimiter: str | None = None, streaming: bool = False) -> Any:
     """Reads a table with all its columns; those of csv and tsv files come as text, so that nothing is guessed.
+
+    Args:
+        path: The file.
+        delimiter: Of a csv or tsv file.
+        streaming: Whether to give an [`IterableDataset`] that reads row by row, in place of a [`Dataset`].
 
     Raises:
         ValueError: The file is not there, not a file, empty, of a kind that is not read, or cannot be parsed.
@@ -135,13 +164,11 @@ def read_file(path: str, delimiter: str | None = None) -> Dataset:
         raise ValueError(f"{path} is of no kind that can be read; known: {', '.join(_READERS)}.")
     try:
         options = _csv_options(file, delimiter) if reader == "csv" else {}
-        splits = load_dataset(reader, data_files=str(file), **options)
+        return load_dataset(reader, data_files=str(file), split="train", streaming=streaming, **options)
     except (OSError, ValueError, DatasetGenerationError) as error:
         if "corresponds to no data" in str(error):
             raise ValueError(f"{path} has no rows.") from error
         raise ValueError(f"{path} cannot be read as {reader}: {_first_line(error.__cause__ or error)}") from error
-    assert isinstance(splits, DatasetDict)
-    return splits["train"]
 
 
 def _csv_options(file: Path, delimiter: str | None) -> dict[str, Any]:

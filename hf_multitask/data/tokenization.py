@@ -1,5 +1,7 @@
 """From checked rows to token ids: once, in batches, cached by `datasets`."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from datasets import Dataset
@@ -22,14 +24,24 @@ def tokenize(rows: Dataset, task: TaskConfig, tokenizer: PreTrainedTokenizerBase
         Rows with `input_ids`; for a pair encoded apart also `input_ids_2`; for a pair read as one input also
         `token_type_ids`, where the tokenizer has them; and `truncated`, whether anything was cut.
     """
-    options = {
-        "columns": text_columns(task),
-        "cross": task.sequences_per_row == 1,
-        "tokenizer": tokenizer,
-        "max_length": max_length,
-    }
     return rows.map(
-        _tokenize_batch, batched=True, fn_kwargs=options, remove_columns=text_columns(task), desc="Tokenizing"
+        batch_tokenizer(task, tokenizer, max_length),
+        batched=True,
+        remove_columns=text_columns(task),
+        desc="Tokenizing",
+    )
+
+
+def batch_tokenizer(
+    task: TaskConfig, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Callable[[dict[str, list[str]]], dict[str, list[Any]]]:
+    """What [`tokenize`] maps a dataset by: from texts under the standard columns to what it returns."""
+    return partial(
+        _tokenize_batch,
+        columns=text_columns(task),
+        cross=task.sequences_per_row == 1,
+        tokenizer=tokenizer,
+        max_length=max_length,
     )
 
 

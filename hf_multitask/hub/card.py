@@ -173,8 +173,8 @@ def _limits(facts: RunFacts, config: MultiTaskBertConfig, metrics: Metrics) -> I
                 yield f"`{name}`: {report.truncated} of {report.rows} {split} rows were cut to the longest input."
             if report.also_in_train:
                 yield f"`{name}`: {report.also_in_train} of {report.rows} {split} rows stand in train too."
-            if report.dropped:
-                yield f"`{name}`: {len(report.dropped)} of {report.rows} {split} rows could not be used."
+            if report.all_dropped:
+                yield f"`{name}`: {report.all_dropped} of {report.rows} {split} rows could not be used."
 
 
 def _hyperparameters(args: TrainingArguments) -> dict[str, Any]:

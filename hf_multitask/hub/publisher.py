@@ -82,8 +82,8 @@ class ModelPublisher(Trainer):
                 seal(folder)
         # Writers of tensors have their own ways to say that a disk is full.
         except (OSError, RuntimeError, SafetensorError) as error:
-            reason = str(error).partition("\n")[0]
-            raise OSError(f"{folder} could not be written: {reason} {_whole_one(folder.parent)}") from error
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise OSError(f"{folder} could not be written: {reason}. {_whole_one(folder.parent)}") from error
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:

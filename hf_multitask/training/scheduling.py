@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 def build_schedule(
     args: MultiTaskTrainingArguments,
-    sizes: Mapping[str, int],
+    sizes: Mapping[str, int | None],
     batch_size: int,
     seed: int,
     history: Sequence[Mapping[str, float]],
@@ -40,16 +40,24 @@ def build_schedule(
 
     Args:
         args: The run's arguments.
-        sizes: Rows of each task's dataset.
+        sizes: Rows of each task's dataset; None where it is a stream of unknown length.
         batch_size: Rows of each task in a batch.
         seed: Of the draws.
         history: Past epochs' mean losses, for `adaptive_sampling`.
 
     Raises:
-        ValueError: A wrong `epoch_length`, or an empty dataset.
+        ValueError: A wrong `epoch_length`, an empty dataset, or one of unknown length where that is needed.
     """
     batches_per_step = args.gradient_accumulation_steps * args.world_size
-    shape = (sizes, batch_size, args.epoch_length, batches_per_step)
+    unknown = [name for name, size in sizes.items() if size is None]
+    needs_sizes = args.schedule not in ("round_robin", "adaptive_sampling") or not args.epoch_length.isdecimal()
+    if unknown and needs_sizes:
+        raise ValueError(
+            f"task {unknown[0]!r} is streamed, and how many rows it has is not known: give rows beside its streaming, "
+            "or the schedule round_robin with a number of steps as epoch_length."
+        )
+    known = {name: 1 if size is None else size for name, size in sizes.items()}
+    shape = (known, batch_size, args.epoch_length, batches_per_step)
     if args.schedule == "adaptive_round_robin":
         return adaptive_round_robin(*shape, args.largest_task_epochs)
     if args.schedule == "proportional":
@@ -107,19 +115,23 @@ class ScheduledTrainer(Trainer):
         """Batches that hold all tasks of a step, dealt whole to the processes."""
         if self.train_dataset is None:
             raise ValueError("Trainer: training requires a train_dataset.")
-        sampler = StepBatchSampler(self.schedule, self.train_dataset.sizes, self._data_seed)
+        dataset, args = self.train_dataset, self.args
+        sampler = StepBatchSampler(self.schedule, dataset.sizes, self._data_seed, dataset.streams)
         self._epoch_setter.sampler = sampler
-        args = self.args
+        workers = args.dataloader_num_workers
+        for stream in dataset.streams.values():
+            stream.set_seed(self._data_seed)
         return self.accelerator.prepare(
             DataLoader(
-                self.train_dataset,
+                dataset,
                 batch_sampler=sampler,
                 collate_fn=self.data_collator,
-                num_workers=args.dataloader_num_workers,
+                num_workers=workers,
                 pin_memory=args.dataloader_pin_memory,
-                persistent_workers=args.dataloader_persistent_workers,
+                # New workers would read a stream from its start.
+                persistent_workers=args.dataloader_persistent_workers or bool(dataset.streams and workers),
                 prefetch_factor=args.dataloader_prefetch_factor,
-                worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
+                worker_init_fn=partial(seed_worker, num_workers=workers, rank=args.process_index),
             )
         )
 

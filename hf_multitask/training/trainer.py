@@ -296,6 +296,8 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each task's mean loss and regularisers since the last log, and the heads' learning rate."""
+        for stream in self.train_dataset.streams.values() if self.train_dataset is not None else ():
+            stream.refresh_report()
         if "loss" in logs:
             logs |= self._meters.read(self.accelerator)
             if self.args.head_learning_rate is not None:

@@ -1,0 +1,246 @@
+"""Rows that are read while training, and never all held: for data larger than the disk or memory."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from itertools import count
+from typing import Any
+
+import torch
+from datasets import IterableDataset
+from transformers import PreTrainedTokenizerBase
+
+from hf_multitask.data.loading import (
+    BadRow,
+    OnBadRows,
+    SplitReport,
+    row_checker,
+    standard_columns,
+    text_columns,
+)
+from hf_multitask.data.sources import Source
+from hf_multitask.data.tokenization import batch_tokenizer
+from hf_multitask.model.configuration_mtbert import TaskConfig
+
+logger = logging.getLogger(__name__)
+
+# Rows that are looked at before training begins.
+LOOKED_AT = 1000
+_READ_AT_ONCE = 100
+_LISTED = 5
+_READ, _DROPPED, _CUT = range(3)
+
+
+class StreamError(ValueError):
+    """A streamed row that cannot be used, which is found only when training comes to it."""
+
+    def __init__(self, message: str) -> None:
+        # A loader's worker process hands on its traceback as text, with the error's own line at its end.
+        super().__init__(message.strip().splitlines()[-1].rpartition(f"{type(self).__name__}: ")[2])
+
+
+class StreamedRows:
+    """Tokenized rows of a task by their position in an endless stream: the source's rows shuffled, and then again.
+
+    Position p has the p-th row that can be used, whoever asks: every process and every worker of a loader reads the
+    whole stream and tokenizes only the rows that it is asked for, so that their number changes nothing. Reading on is
+    cheap; going back, or beginning in the middle, reads from the start.
+
+    Args:
+        name: The task's name, for messages.
+        task: The task.
+        stream: The raw rows, as often as asked for.
+        columns: From standard column name to the stream's name for it.
+        where: The place of the rows, for messages.
+        tokenizer, max_length: As for [`tokenize`].
+        label_map: As for [`check_rows`].
+        on_bad_rows: `error` ends the training at a row that cannot be used; `drop` leaves it out and logs it.
+        size: How many rows there are, if that is known.
+        shuffle_buffer: Rows of which the next one is drawn; 1 keeps the stream's order.
+        seed: Of the shuffles.
+
+    Raises:
+        ValueError: There is no row, or one of the first cannot be used.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        task: TaskConfig,
+        stream: IterableDataset,
+        columns: Mapping[str, str],
+        where: str,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        label_map: Mapping[Any, Any] | None = None,
+        on_bad_rows: OnBadRows = "error",
+        size: int | None = None,
+        shuffle_buffer: int = 10_000,
+        seed: int = 0,
+    ) -> None:
+        self.size = size
+        self.report = SplitReport(where, 0)
+        self._name, self._max_length, self._on_bad_rows = name, max_length, on_bad_rows
+        self._tokenize = batch_tokenizer(task, tokenizer, max_length)
+        self._texts = text_columns(task)
+        self._checked = stream.map(
+            row_checker(stream.features, task, columns, label_map),
+            batched=True,
+            with_indices=True,
+            remove_columns=column_names(stream),
+        )
+        self._buffer, self._seed = shuffle_buffer, seed
+        # Seen by the processes of a loader's workers too.
+        self._counts = torch.zeros(3, dtype=torch.int64).share_memory_()
+        self._reader: Iterator[dict[str, Any]] | None = None
+        self._next = self._told = 0
+        # The labels of the first rows.
+        self.labels = [row["label"] for row in self._first_rows()]
+
+    def set_seed(self, seed: int) -> None:
+        """Chooses the order of the rows."""
+        self._seed, self._reader = seed, None
+
+    def __getitem__(self, positions: list[int]) -> dict[str, list[Any]]:
+        """The rows at positions of the stream, by column, as a [`Dataset`] gives them."""
+        rows = [self._row(position) for position in positions]
+        if not rows:
+            return {}
+        tokens = self._tokenize({column: [row[column] for row in rows] for column in self._texts})
+        self._count_cut(sum(tokens.pop("truncated")))
+        return {**tokens, **{key: [row[key] for row in rows] for key in ("label", "row")}}
+
+    def refresh_report(self) -> SplitReport:
+        """The report as of now."""
+        read, dropped, cut = self._counts.tolist()
+        self.report.rows, self.report.truncated = read, cut
+        self.report.more_dropped = dropped - len(self.report.dropped)
+        return self.report
+
+    def _row(self, position: int) -> dict[str, Any]:
+        if self._reader is None or position < self._next:
+            self._reader, self._next = self._read(), 0
+        row: dict[str, Any] = {}
+        while self._next <= position:
+            row = next(self._reader)
+            self._next += 1
+        return row
+
+    def _read(self) -> Iterator[dict[str, Any]]:
+        for pass_ in count():
+            stream = self._checked
+            if self._buffer > 1:
+                stream = stream.shuffle(seed=self._seed, buffer_size=self._buffer)
+                stream.set_epoch(pass_)
+            read = dropped = 0
+            for row in _rows(stream):
+                read += 1
+                if row["problem"]:
+                    dropped += 1
+                    self._drop(BadRow(row["row"], row["problem"]), dropped)
+                if pass_ == 0:
+                    self._counts[_READ], self._counts[_DROPPED] = read, dropped
+                if not row["problem"]:
+                    yield row
+            if read == dropped:
+                raise StreamError(f"task {self._name!r}: {self.report.source} has no rows{' left' * bool(read)}.")
+
+    def _drop(self, bad: BadRow, number: int) -> None:
+        place = f"task {self._name!r}: {self.report.source}"
+        if self._on_bad_rows == "error":
+            raise StreamError(f"{place}: {bad} Mend it, or set on_bad_rows: drop.")
+        # A reader that began anew comes by rows of which all was said.
+        if number > self._told:
+            self._told = number
+            if number <= _LISTED:
+                self.report.dropped.append(bad)
+            if _speaks() and _is_told(number, _LISTED):
+                logger.warning("%s: %s Dropped; that makes %d.", place, bad, number)
+
+    def _count_cut(self, rows: int) -> None:
+        before = int(self._counts[_CUT])
+        self._counts[_CUT] += rows
+        if _speaks() and any(map(_is_told, range(before + 1, before + rows + 1))):
+            logger.warning(
+                "task %r: %d rows of %s so far are cut to %d tokens.",
+                *(self._name, before + rows, self.report.source, self._max_length),
+            )
+
+    def _first_rows(self) -> list[dict[str, Any]]:
+        """The first rows; a passing fault of theirs is found now."""
+        rows: dict[int, dict[str, Any]] = {}
+        limit = min(LOOKED_AT, self.size or LOOKED_AT)
+        for position in range(limit):
+            row = self._row(position)
+            if row["row"] in rows:
+                # The stream has begun again.
+                break
+            rows[row["row"]] = row
+        self._reader = None
+        return list(rows.values())
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Readers do not travel to other processes.
+        return {**self.__dict__, "_reader": None}
+
+
+def load_stream(
+    name: str,
+    task: TaskConfig,
+    source: Source,
+    split: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    on_bad_rows: OnBadRows = "error",
+) -> StreamedRows:
+    """A split of a source, streamed.
+
+    Args:
+        name, task, source, split, on_bad_rows: As for [`load_split`].
+        tokenizer, max_length: As for [`tokenize`].
+
+    Raises:
+        ValueError: As for [`load_split`], but of the first rows alone.
+    """
+    try:
+        where = source.describe(split)
+        stream = source.stream(split)
+        columns = standard_columns(task, source, where, column_names(stream))
+    except ValueError as error:
+        raise ValueError(f"task {name!r}: {error}") from error
+    known = (stream.info.splits or {}).get(source.split(split))
+    return StreamedRows(
+        name,
+        task,
+        stream,
+        columns,
+        where,
+        tokenizer,
+        max_length,
+        source.label_map,
+        on_bad_rows,
+        size=source.rows or (known.num_examples if known else None),
+        shuffle_buffer=source.shuffle_buffer,
+    )
+
+
+def column_names(stream: IterableDataset) -> list[str]:
+    """A stream's columns, from its first row where it does not know them."""
+    return stream.column_names or list(next(iter(stream), {}))
+
+
+def _rows(stream: IterableDataset) -> Iterator[dict[str, Any]]:
+    # Rows and not batches would be dealt to a loader's workers, of which each is to see all.
+    for batch in stream.iter(batch_size=_READ_AT_ONCE):
+        yield from (dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True))
+
+
+def _is_told(number: int, listed: int = 1) -> bool:
+    """Whether the number-th of its kind is logged: the first ones, and then every power of two."""
+    return number <= listed or number & (number - 1) == 0
+
+
+def _speaks() -> bool:
+    """Whether this is the one process, of all that read the same stream, that logs what it finds."""
+    worker = torch.utils.data.get_worker_info()
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    return rank == 0 and (worker is None or worker.id == 0)
