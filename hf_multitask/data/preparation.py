@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_multitask.data.dataset import MultiTaskDataset
 from hf_multitask.data.loading import OnBadRows, SplitReport, check_rows, count_overlap, load_split, text_columns
 from hf_multitask.data.sources import Source
-from hf_multitask.data.streaming import StreamedRows, column_names, load_stream
+from hf_multitask.data.streaming import StreamedRows, StreamError, column_names, load_stream
 from hf_multitask.data.tokenization import tokenize
 from hf_multitask.model.configuration_mtbert import TaskConfig, nearest
 
@@ -115,6 +115,8 @@ def prepare_given(
                     prepared[name] = _prepare_stream(name, rows, tasks[name], tokenizer, max_length, is_train)
                 else:
                     prepared[name] = _prepare_rows(rows, tasks[name], tokenizer, max_length, is_train)
+            except StreamError as error:
+                raise ValueError(f"{argument}: {error}") from error
             except ValueError as error:
                 raise ValueError(f"{argument}: task {name!r} {error}") from error
     return MultiTaskDataset(prepared)
@@ -160,7 +162,7 @@ def _prepare_stream(
             raise ValueError(f"needs a column {column!r}; it has {there}.")
     if tokenizer is None:
         raise ValueError("has texts; give their tokenizer as processing_class.")
-    return StreamedRows(name, task, rows, columns, "train_dataset", tokenizer, max_length)
+    return StreamedRows(name, task, rows, columns, "the stream", tokenizer, max_length)
 
 
 def _log(name: str, report: SplitReport, max_length: int) -> None:

@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 from transformers import ProgressCallback
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer_utils import TrainOutput
 
 from hf_multitask.data.batch import select_rows
@@ -153,6 +154,12 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
             raise ValueError("use_average needs the average of the best checkpoint: save_only_model must be off.")
         if self.args.neftune_noise_alpha and (self.args.packing != "off" or self.args.smart or self.args.proximal):
             raise ValueError("neftune_noise_alpha sizes its noise by padded sequences: use it with packing off alone.")
+        # Transformers before 5.21 computes a layer again with its hooks, which then are gone.
+        names = ("activation_checkpointing", "gradient_checkpointing")
+        checkpoints = any(getattr(self.args, name, False) for name in names)
+        replays_hooks = checkpoints and "__call__" in vars(GradientCheckpointingLayer)
+        if self.args.smart and self.args.smart.layer is not None and replays_hooks:
+            raise ValueError("smart.layer with checkpointing of activations needs transformers 5.21 or newer.")
         if self._weighting and self._surgery:
             raise ValueError("loss_weighting and surgery both weigh the tasks: choose one.")
         if self._weighting and self.args.schedule != "round_robin":

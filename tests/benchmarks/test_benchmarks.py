@@ -21,6 +21,7 @@ QUICK = {
     "predict": ["--sentences", "40", "--rounds", "1", "--max-length", "60"],
     "loading": ["--rows", "50"],
     "startup": ["--rounds", "1"],
+    "streaming": ["--rows", "20000"],
     "scale": ["--steps", "1", "--warmup", "1"],
 }
 TABLES = {
@@ -30,6 +31,7 @@ TABLES = {
     "memory": ["| plain loop |", "| hf-multitask |", "| hf-multitask, surgery sum |"],
     "predict": ["| sentence-transformers |", "| pipeline (batches of "],
     "loading": ["| first start |", "| second start |"],
+    "streaming": ["20,000 pairs, ", "to row 2,000: "],
     "startup": ["| BertModel |", "| hf-multitask |", "| and import hf_multitask |"],
     "scale": ["r² =", "| rows of the datasets |", "| 50 |"],
 }
