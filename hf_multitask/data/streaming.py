@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 LOOKED_AT = 1000
 _READ_AT_ONCE = 100
 _LISTED = 5
-_READ, _DROPPED, _CUT = range(3)
+# Of the counts: rows read, rows dropped, rows cut.
+_CUT = 2
 
 
 class StreamError(ValueError):
@@ -93,6 +94,7 @@ class StreamedRows:
         self._counts = torch.zeros(3, dtype=torch.int64).share_memory_()
         self._reader: Iterator[dict[str, Any]] | None = None
         self._next = self._told = 0
+        self._read_so_far = (0, 0)
         # The labels of the first rows.
         self.labels = [row["label"] for row in self._first_rows()]
 
@@ -105,6 +107,7 @@ class StreamedRows:
         rows = [self._row(position) for position in positions]
         if not rows:
             return {}
+        self._counts[: len(self._read_so_far)] = torch.tensor(self._read_so_far)
         tokens = self._tokenize({column: [row[column] for row in rows] for column in self._texts})
         self._count_cut(sum(tokens.pop("truncated")))
         return {**tokens, **{key: [row[key] for row in rows] for key in ("label", "row")}}
@@ -129,7 +132,7 @@ class StreamedRows:
         for pass_ in count():
             stream = self._checked
             if self._buffer > 1:
-                stream = stream.shuffle(seed=self._seed, buffer_size=self._buffer)
+                stream = stream.shuffle(seed=self._seed, buffer_size=self._buffer, max_buffer_input_shards=1)
                 stream.set_epoch(pass_)
             read = dropped = 0
             for row in _rows(stream):
@@ -138,7 +141,7 @@ class StreamedRows:
                     dropped += 1
                     self._drop(BadRow(row["row"], row["problem"]), dropped)
                 if pass_ == 0:
-                    self._counts[_READ], self._counts[_DROPPED] = read, dropped
+                    self._read_so_far = (read, dropped)
                 if not row["problem"]:
                     yield row
             if read == dropped:

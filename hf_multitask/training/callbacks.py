@@ -45,9 +45,12 @@ class EpochLosses(TrainerCallback):
         self._tasks, self._accelerator = list(tasks), accelerator
         self._totals = torch.zeros(len(self._tasks), 2, device=accelerator.device)
 
-    def add(self, name: str, loss: torch.Tensor) -> None:
-        """Counts a batch's mean loss of a task, if it is finite."""
-        counted = torch.stack([loss.detach().float(), torch.ones_like(loss)])
+    def add(self, name: str, loss: torch.Tensor, rows: int) -> None:
+        """Counts the mean loss of a batch's rows of a task, if it is finite.
+
+        By rows and not by batches: their mean is the same however a step is divided into batches.
+        """
+        counted = torch.stack([rows * loss.detach().float(), torch.full_like(loss, rows)])
         self._totals[self._tasks.index(name)] += torch.where(loss.isfinite(), counted, 0.0)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -24,7 +24,7 @@ NONFINITE_NAME = "nonfinite_losses.jsonl"
 # A spike is this many times the median of the last logs, and this many of their (normal) standard deviations above it.
 _SPIKE_RATIO, _SPIKE_DEVIATIONS, _SPIKE_LOGS, _SPIKE_WINDOW = 3.0, 6.0, 5, 20
 # Outputs that differ by less than this share of the largest are one output.
-_DEAD_SHARE = 1e-6
+_DEAD_SHARE, _DEAD_ROWS = 1e-6, 8
 
 
 class NonFiniteGuard(TrainerCallback):
@@ -153,7 +153,8 @@ class HealthWarnings(TrainerCallback):
 
     def __init__(self) -> None:
         self._losses: dict[str, deque[float]] = {}
-        self._ranges: dict[str, tuple[Tensor, Tensor]] = {}
+        # By task: how many rows, and the least and the greatest of their outputs.
+        self._ranges: dict[str, tuple[int, Tensor, Tensor]] = {}
         self._dead: set[str] = set()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -163,9 +164,11 @@ class HealthWarnings(TrainerCallback):
         """Counts the outputs of a training batch, [B] or [B, C] by task."""
         for name, output in logits.items():
             low, high = output.detach().float().aminmax(dim=0)
+            rows = len(output)
             if name in self._ranges:
-                low, high = low.minimum(self._ranges[name][0]), high.maximum(self._ranges[name][1])
-            self._ranges[name] = (low, high)
+                before, least, greatest = self._ranges[name]
+                rows, low, high = rows + before, low.minimum(least), high.maximum(greatest)
+            self._ranges[name] = (rows, low, high)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or "loss" not in logs:
@@ -173,9 +176,11 @@ class HealthWarnings(TrainerCallback):
         for key, loss in logs.items():
             if key.startswith("loss_"):
                 self._check_spike(key.removeprefix("loss_"), loss, state.global_step)
-        for name, (low, high) in self._ranges.items():
-            self._check_dead(name, low, high, state.global_step)
-        self._ranges.clear()
+        for name, (rows, low, high) in list(self._ranges.items()):
+            # Of a few rows, the next logs will tell.
+            if rows >= _DEAD_ROWS:
+                self._check_dead(name, rows, low, high, state.global_step)
+                del self._ranges[name]
 
     def _check_spike(self, name: str, loss: float, step: int) -> None:
         past = self._losses.setdefault(name, deque(maxlen=_SPIKE_WINDOW))
@@ -191,14 +196,14 @@ class HealthWarnings(TrainerCallback):
         if math.isfinite(loss):
             past.append(loss)
 
-    def _check_dead(self, name: str, low: Tensor, high: Tensor, step: int) -> None:
+    def _check_dead(self, name: str, rows: int, low: Tensor, high: Tensor, step: int) -> None:
         if not is_constant(low, high):
             self._dead.discard(name)
         elif name not in self._dead:
             self._dead.add(name)
             logger.warning(
-                "step %d: task %r: the head's output is the same for all rows since the last log: it no longer learns.",
-                *(step, name),
+                "step %d: task %r: the head's output was the same for all of the last %d rows: it no longer learns.",
+                *(step, name, rows),
             )
 
 

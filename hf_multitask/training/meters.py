@@ -20,10 +20,10 @@ class Meters:
         self._names, self._sums = list(names), set(sums)
         self._totals = {name: torch.zeros(2, device=device) for name in self._names}
 
-    def add(self, name: str, value: Tensor) -> None:
-        """Counts a scalar."""
-        value = value.detach().float()
-        self._totals[name] += torch.stack([value, torch.ones_like(value)])
+    def add(self, name: str, value: Tensor, weight: float = 1.0) -> None:
+        """Counts a scalar, in a mean with a weight."""
+        value = weight * value.detach().float()
+        self._totals[name] += torch.stack([value, torch.full_like(value, weight)])
 
     def read(self, accelerator: Accelerator) -> dict[str, float]:
         """The means and sums of what came since the last reading; what never came is left out."""

@@ -241,9 +241,10 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
         random = random_state(self.args.device) if self._weighting and self._weighting.needs_update else None
         output = self._regularization(model, inputs, self.state.global_step, self._train_batch_size)
         for name, value in output.outputs.losses.items():
-            self._meters.add(f"loss_{name}", value)
+            rows = inputs["tasks"][name]
+            self._meters.add(f"loss_{name}", value, rows)
             if self._epoch_losses is not None:
-                self._epoch_losses.add(name, value)
+                self._epoch_losses.add(name, value, rows)
         for name, value in output.logs.items():
             self._meters.add(name, value)
         losses = self._row_weighted(inputs, output.outputs.losses)

@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 import torch
 
 from hf_multitask import MultiTaskTrainer
-from tests.conftest import CHECKPOINTING, tiny_model, without_dropout
+from tests.conftest import CHECKPOINTING, ROOT, tiny_model, without_dropout
 from tests.training.conftest import Gradients, even_noise
 
 _WORKER = """
@@ -22,49 +25,59 @@ from hf_multitask import MultiTaskTrainer, MultiTaskTrainingArguments
 from tests.conftest import task_rows, tiny_model, without_dropout
 from tests.training.conftest import TRAINING, Gradients, even_noise
 
-folder, settings, resume = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3:] or [None]
+folder, runs, resume = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3:] or [None]
 torch.randn = even_noise
-recorder = Gradients()
-trainer = MultiTaskTrainer(
-    without_dropout(tiny_model()),
-    MultiTaskTrainingArguments(output_dir=folder, **{**TRAINING, **settings}, per_device_eval_batch_size=4),
-    train_dataset=task_rows(20, seed=1), eval_dataset=task_rows(9, seed=2), callbacks=[recorder],
-    processing_class=PreTrainedTokenizerFast.from_pretrained(folder + "/tokenizer"),
-)
-trainer.train(resume_from_checkpoint=resume[0])
-metrics = trainer.evaluate()
-rows = {name: len(array) for name, array in trainer.predict(task_rows(9, seed=2)).predictions.items()}
+results = []
+for settings in runs:
+    rows = settings.pop("rows", 20)
+    recorder = Gradients()
+    trainer = MultiTaskTrainer(
+        without_dropout(tiny_model()),
+        MultiTaskTrainingArguments(output_dir=folder, **{**TRAINING, **settings}, per_device_eval_batch_size=4),
+        train_dataset=task_rows(rows, seed=1), eval_dataset=task_rows(9, seed=2), callbacks=[recorder],
+        processing_class=PreTrainedTokenizerFast.from_pretrained(folder + "/tokenizer"),
+    )
+    trainer.train(resume_from_checkpoint=resume[0])
+    metrics = trainer.evaluate()
+    rows = {name: len(array) for name, array in trainer.predict(task_rows(9, seed=2)).predictions.items()}
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    results.append({"gradients": recorder.seen, "weights": trainer.model.state_dict(), "metrics": metrics, "rows": rows,
+                    "losses": [log["loss"] for log in logs], "sst": [log.get("loss_sst") for log in logs]})
 if trainer.is_world_process_zero():
-    torch.save({"gradients": recorder.seen, "weights": trainer.model.state_dict(), "metrics": metrics, "rows": rows,
-                "losses": [log["loss"] for log in trainer.state.log_history if "loss" in log],
-                "sst": [log["loss_sst"] for log in trainer.state.log_history if "loss" in log]}, folder + "/result.pt")
+    torch.save(results, folder + "/result.pt")
 trainer.end()
 """
 
 
-def run_two_processes(folder: Path, tokenizer: Any, settings: dict[str, Any], *resume: str) -> dict[str, Any]:
-    """Trains on two gloo processes; `accelerate launch --cpu --num_processes 2` would run one."""
+def launch(folder: Path, worker: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """Starts two gloo processes on a script; `accelerate launch --cpu --num_processes 2` would start one."""
     folder.mkdir(exist_ok=True)
-    tokenizer.save_pretrained(folder / "tokenizer")
-    (folder / "worker.py").write_text(_WORKER)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
-    root = Path(__file__).parents[2]
-    run = subprocess.run(
-        [*launch, str(folder / "worker.py"), str(folder), json.dumps(settings), *resume],
-        capture_output=True,
+    (folder / "worker.py").write_text(worker)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
+    return subprocess.Popen(
+        [*command, str(folder / "worker.py"), str(folder), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
     )
-    assert run.returncode == 0, run.stderr[-3000:]
+
+
+def run_two_processes(folder: Path, tokenizer: Any, runs: list[dict[str, Any]], *resume: str) -> list[dict[str, Any]]:
+    """Trains on two processes, with each of several settings in turn."""
+    tokenizer.save_pretrained(folder / "tokenizer")
+    process = launch(folder, _WORKER, json.dumps(runs), *resume)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors[-3000:]
     return torch.load(folder / "result.pt")
 
 
 def run_one_process(make_trainer: Any, settings: dict[str, Any]) -> tuple[MultiTaskTrainer, Gradients]:
     recorder = Gradients()
-    one = make_trainer(
-        without_dropout(tiny_model()), callbacks=[recorder], **{**settings, "per_device_train_batch_size": 8}
-    )
+    settings = {"per_device_train_batch_size": 4, **settings}
+    settings["per_device_train_batch_size"] *= 2
+    one = make_trainer(without_dropout(tiny_model()), callbacks=[recorder], **settings)
     one.train()
     return one, recorder
 
@@ -77,7 +90,7 @@ SETTINGS = {"max_steps": 6, "epoch_length": "4", "save_steps": 5, "max_grad_norm
 
 
 def test_two_processes_train_as_one_does_with_the_whole_batch(make_trainer, tmp_path: Path, tokenizer: Any) -> None:
-    two = run_two_processes(tmp_path / "two", tokenizer, SETTINGS)
+    (two,) = run_two_processes(tmp_path / "two", tokenizer, [SETTINGS])
     one, recorder = run_one_process(make_trainer, SETTINGS)
     for mine, theirs in zip(recorder.seen, two["gradients"], strict=True):
         for name, gradient in mine.items():
@@ -90,7 +103,7 @@ def test_two_processes_train_as_one_does_with_the_whole_batch(make_trainer, tmp_
         assert two["metrics"][name] == pytest.approx(metrics[name], abs=1e-4), name
 
     # Step 5 is in the middle of the second epoch of four steps.
-    resumed = run_two_processes(tmp_path / "two", tokenizer, SETTINGS, str(tmp_path / "two" / "checkpoint-5"))
+    (resumed,) = run_two_processes(tmp_path / "two", tokenizer, [SETTINGS], str(tmp_path / "two" / "checkpoint-5"))
     assert resumed["losses"] == two["losses"]
     for name, value in two["weights"].items():
         assert torch.equal(resumed["weights"][name], value), name
@@ -117,7 +130,7 @@ def test_two_processes_agree_with_one_in_every_method(
     make_trainer, tmp_path: Path, tokenizer: Any, method: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {**SETTINGS, **method}
-    two = run_two_processes(tmp_path / "two", tokenizer, settings)
+    (two,) = run_two_processes(tmp_path / "two", tokenizer, [settings])
     monkeypatch.setattr(torch, "randn", even_noise)
     one, recorder = run_one_process(make_trainer, settings)
     for step, (mine, theirs) in enumerate(zip(recorder.seen, two["gradients"], strict=True)):
@@ -125,3 +138,66 @@ def test_two_processes_agree_with_one_in_every_method(
             torch.testing.assert_close(theirs[name], gradient, rtol=5e-3, atol=1e-3, msg=f"step {step}: {name}")
     assert two["losses"] == pytest.approx(logged(one, "loss"), rel=1e-3)
     assert two["sst"] == pytest.approx(logged(one, "loss_sst"), rel=1e-3)
+
+
+SCHEDULES = [
+    {"schedule": "round_robin"},
+    {"schedule": "adaptive_round_robin"},
+    {"schedule": "proportional"},
+    {"schedule": "proportional", "mixing": "tasks"},
+    {"schedule": "temperature"},
+    {"schedule": "annealed"},
+    {"schedule": "adaptive_sampling", "sampling_alpha": 4.0},
+]
+
+
+@pytest.mark.slow
+def test_two_processes_agree_with_one_under_every_schedule(
+    make_trainer, tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Three rows in a batch: the last ones of an epoch of 20, 40 and 23 rows are of other sizes in both runs.
+    # Keys have biases without a gradient; Adam would make steps of its rounding errors with a smaller epsilon.
+    settings = {**SETTINGS, **REGULARISERS, "per_device_train_batch_size": 3, "epoch_length": "largest"}
+    settings |= {"adam_epsilon": 1e-3, "learning_rate": 3e-4}
+    runs = [{**settings, **schedule, "max_steps": 20} for schedule in SCHEDULES]
+    both = run_two_processes(tmp_path / "two", tokenizer, runs)
+    monkeypatch.setattr(torch, "randn", even_noise)
+    for run, two in zip(runs, both, strict=True):
+        one, recorder = run_one_process(make_trainer, run)
+        assert len(two["gradients"]) == 20
+        for name, value in one.model.state_dict().items():
+            torch.testing.assert_close(two["weights"][name], value, rtol=0, atol=1e-6, msg=f"{run}: {name}")
+        for mine, theirs in zip(recorder.seen, two["gradients"], strict=True):
+            for name, gradient in mine.items():
+                torch.testing.assert_close(theirs[name], gradient, rtol=1e-4, atol=1e-5, msg=f"{run}: {name}")
+
+
+_LONG = _WORKER.replace(
+    "recorder = Gradients()",
+    """
+    class Recorder(Gradients):
+        def on_step_end(self, args, state, control, **kwargs):
+            self.seen.clear()
+            (Path(folder) / f"pid-{args.process_index}").write_text(str(os.getpid()))
+    recorder = Recorder()""",
+)
+
+
+@pytest.mark.slow
+def test_when_one_process_dies_the_others_end_within_a_minute_and_say_why(tmp_path: Path, tokenizer: Any) -> None:
+    folder = tmp_path / "two"
+    tokenizer.save_pretrained(folder / "tokenizer")
+    settings = {**SETTINGS, "max_steps": 1_000_000, "epoch_length": "1000000", "logging_steps": 1000}
+    process = launch(folder, "import os\nfrom pathlib import Path\n" + _LONG, json.dumps([settings]))
+    pids = [folder / f"pid-{rank}" for rank in (0, 1)]
+    while not all(path.exists() for path in pids):
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        time.sleep(0.2)
+    time.sleep(2)
+    os.kill(int(pids[1].read_text()), signal.SIGKILL)
+    killed = time.time()
+    _, errors = process.communicate(timeout=120)
+    assert time.time() - killed < 60
+    assert process.returncode != 0
+    assert re.search(r"Signal 9 \(SIGKILL\) received by PID " + pids[1].read_text(), errors), errors[-3000:]
+    assert not Path(f"/proc/{pids[0].read_text()}").exists()

@@ -104,9 +104,9 @@ def test_adaptive_sampling_follows_the_epochs_mean_losses(make_trainer) -> None:
 def test_losses_of_an_epoch_that_ended_before_a_resumption_are_not_lost(tmp_path: Path, make_trainer) -> None:
     accelerator = make_trainer().accelerator
     losses = EpochLosses(["a", "b"], accelerator)
-    losses.add("a", torch.tensor(1.0))
-    losses.add("a", torch.tensor(2.0))
-    losses.add("a", torch.tensor(float("nan")))
+    losses.add("a", torch.tensor(1.0), 3)
+    losses.add("a", torch.tensor(2.0), 1)
+    losses.add("a", torch.tensor(float("nan")), 4)
     losses.save(str(tmp_path), writes=True)
     resumed = EpochLosses(["a", "b"], accelerator)
     resumed.load(str(tmp_path))
@@ -115,6 +115,6 @@ def test_losses_of_an_epoch_that_ended_before_a_resumption_are_not_lost(tmp_path
         epoch = 1.0
 
     resumed.on_epoch_begin(None, State(), None)
-    assert resumed.history == [{"a": 1.5}]
+    assert resumed.history == [{"a": 1.25}]
     with pytest.raises(ValueError, match=r"has no epoch_losses\.json: its run had another schedule"):
         resumed.load(str(tmp_path / "elsewhere"))
