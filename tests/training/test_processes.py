@@ -201,3 +201,50 @@ def test_when_one_process_dies_the_others_end_within_a_minute_and_say_why(tmp_pa
     assert process.returncode != 0
     assert re.search(r"Signal 9 \(SIGKILL\) received by PID " + pids[1].read_text(), errors), errors[-3000:]
     assert not Path(f"/proc/{pids[0].read_text()}").exists()
+
+
+# Accelerate gives FSDP to accelerators alone, though torch has it for processors: its state is told that there are some.
+_ON_CPU = """
+import accelerate.state
+from accelerate.utils import DistributedType
+
+begin = accelerate.state.PartialState.__init__
+
+def pretend(self, *args, **kwargs):
+    begin(self, *args, **kwargs)
+    if self.distributed_type == DistributedType.MULTI_CPU:
+        self.distributed_type = DistributedType.MULTI_GPU
+
+accelerate.state.PartialState.__init__ = pretend
+"""
+_FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "BertLayer",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+}
+
+
+@pytest.mark.slow
+def test_divided_weights_train_with_smart_and_resume_as_whole_ones_do(
+    make_trainer, tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**SETTINGS, "smart": REGULARISERS["smart"], "adam_epsilon": 1e-3, "learning_rate": 3e-4}
+    worker = _ON_CPU + _WORKER.replace(
+        "recorder.seen,", "[{name: g.full_tensor() for name, g in step.items()} for step in recorder.seen],"
+    ).replace("trainer.model.state_dict()", "trainer.accelerator.get_state_dict(trainer.model_wrapped)")
+    folder = tmp_path / "two"
+    tokenizer.save_pretrained(folder / "tokenizer")
+    for resume in ([], [str(folder / "checkpoint-5")]):
+        process = launch(folder, worker, json.dumps([settings]), *resume, **_FSDP)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors[-3000:]
+        (two,) = torch.load(folder / "result.pt")
+        monkeypatch.setattr(torch, "randn", even_noise)
+        one, recorder = run_one_process(make_trainer, settings)
+        for name, value in one.model.state_dict().items():
+            torch.testing.assert_close(two["weights"][name], value, rtol=0, atol=1e-6, msg=name)
+        for name, gradient in recorder.seen[-1].items():
+            torch.testing.assert_close(two["gradients"][-1][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
