@@ -203,7 +203,7 @@ def test_when_one_process_dies_the_others_end_within_a_minute_and_say_why(tmp_pa
     assert not Path(f"/proc/{pids[0].read_text()}").exists()
 
 
-# Accelerate gives FSDP to accelerators alone, though torch has it for processors: its state is told that there are some.
+# Accelerate gives FSDP to accelerators alone, though torch has it for processors: its state is told there are some.
 _ON_CPU = """
 import accelerate.state
 from accelerate.utils import DistributedType
