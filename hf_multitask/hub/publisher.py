@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # What a checkpoint has for resuming, beside the model.
 _RESUMING = ["optimizer*", "*.pt", "rng_state*", "average.safetensors", "epoch_losses.json", MANIFEST_NAME]
+# Of FSDP and of DeepSpeed.
+_RESUMING += ["pytorch_model_fsdp*", "global_step*", "latest", "zero_to_*.py"]
 # What a run says of itself, beside its checkpoints. Not `report/`: while training, that is an earlier run's.
 _REPORTS = ("data_report.json", "train_results.json", "eval_results.json", "all_results.json")
 _PUSH_PREFIX = "_push-"

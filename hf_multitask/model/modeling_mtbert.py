@@ -186,7 +186,13 @@ class MultiTaskBertModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As in transformers; the code goes with the weights, the pipeline's too, for `trust_remote_code=True`."""
-        super().save_pretrained(save_directory, *args, **kwargs)
+        # FSDP2 gives the model a class of its own, whose code is torch's.
+        current = type(self)
+        self.__class__ = next(base for base in current.__mro__ if not base.__module__.startswith("torch."))
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self.__class__ = current
         if kwargs.get("is_main_process", True):
             from .pipeline_mtbert import MultiTaskPipeline
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.fsdp import FSDPModule
 from transformers import AutoModel, BertForMaskedLM, BertModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -146,6 +147,21 @@ def test_labels_are_optional() -> None:
 def test_inputs_that_do_not_fit_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_model()(torch.randint(5, 40, (4, 6)), **wrong)
+
+
+def test_a_model_that_fsdp_divides_is_saved_with_its_own_code(tmp_path: Path) -> None:
+    class FSDPMultiTaskBertModel(FSDPModule, MultiTaskBertModel):
+        __module__ = FSDPModule.__module__
+
+    tiny_model().save_pretrained(tmp_path / "whole")
+    model = tiny_model()
+    model.__class__ = FSDPMultiTaskBertModel
+    model.save_pretrained(tmp_path / "divided")
+    assert type(model) is FSDPMultiTaskBertModel
+    files = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("whole", "divided")]
+    assert files[0] == files[1]
+    configs = [(tmp_path / name / "config.json").read_text() for name in ("whole", "divided")]
+    assert configs[0] == configs[1]
 
 
 @pytest.mark.parametrize("kind", KINDS)

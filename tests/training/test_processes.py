@@ -242,6 +242,10 @@ def test_divided_weights_train_with_smart_and_resume_as_whole_ones_do(
         _, errors = process.communicate()
         assert process.returncode == 0, errors[-3000:]
         (two,) = torch.load(folder / "result.pt")
+        # The model's own code is saved, and not that of the class which FSDP gives it.
+        saved = json.loads((folder / "checkpoint-5" / "config.json").read_text())
+        assert saved["auto_map"]["AutoModel"] == "modeling_mtbert.MultiTaskBertModel"
+        assert not list((folder / "checkpoint-5").glob("_fsdp*"))
         monkeypatch.setattr(torch, "randn", even_noise)
         one, recorder = run_one_process(make_trainer, settings)
         for name, value in one.model.state_dict().items():
