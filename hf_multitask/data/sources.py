@@ -1,5 +1,8 @@
 """Where a task's rows come from: local files or a dataset on the Hub, as a recipe's YAML says it."""
 
+import codecs
+import logging
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -7,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.compute as pc
 from datasets import Dataset, Features, IterableDataset, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from hf_multitask.model.configuration_mtbert import refuse_unknown_keys
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 _READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -99,7 +105,11 @@ class FileSource(Source):
         return str(Path(self.data_dir) / self.split(split))
 
     def load(self, split: str) -> Dataset:
-        return read_file(self.describe(split), self.delimiter)
+        path = self.describe(split)
+        rows = read_file(path, self.delimiter)
+        if _READERS[Path(path).suffix.lower()] == "csv":
+            _warn_of_swallowed_rows(rows, path, _delimiter(Path(path), self.delimiter))
+        return rows
 
     def stream(self, split: str) -> IterableDataset:
         return read_file(self.describe(split), self.delimiter, streaming=True)
@@ -163,7 +173,11 @@ def read_file(path: str, delimiter: str | None = None, streaming: bool = False) 
     if reader is None:
         raise ValueError(f"{path} is of no kind that can be read; known: {', '.join(_READERS)}.")
     try:
-        options = _csv_options(file, delimiter) if reader == "csv" else {}
+        options: dict[str, Any] = {}
+        if reader == "csv":
+            options = _csv_options(file, delimiter)
+        elif reader == "json":
+            _check_json(file)
         return load_dataset(reader, data_files=str(file), split="train", streaming=streaming, **options)
     except (OSError, ValueError, DatasetGenerationError) as error:
         if "corresponds to no data" in str(error):
@@ -171,16 +185,47 @@ def read_file(path: str, delimiter: str | None = None, streaming: bool = False) 
         raise ValueError(f"{path} cannot be read as {reader}: {_first_line(error.__cause__ or error)}") from error
 
 
+def _delimiter(file: Path, given: str | None) -> str:
+    return given or ("\t" if file.suffix.lower() == ".tsv" else ",")
+
+
 def _csv_options(file: Path, delimiter: str | None) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "sep": delimiter or ("\t" if file.suffix.lower() == ".tsv" else ","),
+        "sep": _delimiter(file, delimiter),
         "encoding": "utf-8-sig",
         # "NA", "null" and "None" are words that sentences may consist of.
         "keep_default_na": False,
         "na_filter": False,
     }
+    # Read as a row, the header tells how long rows may be: pandas would take longer ones to begin with an index.
+    header = pd.read_csv(file, nrows=2, header=None, **options).iloc[0].tolist()
+    if twice := [name for name in header if name and header.count(name) > 1]:
+        raise ValueError(f"the header has {twice[0]!r} twice.")
     columns = pd.read_csv(file, nrows=0, **options).columns
     return options | {"features": Features({column: Value("string") for column in columns})}
+
+
+def _check_json(file: Path) -> None:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            # pyarrow's reader crashes the process where such a line comes first.
+            if line.lstrip(codecs.BOM_UTF8 + b" \t\r\n").startswith(b"null"):
+                raise ValueError(f"line {number} is null, not an object.")
+
+
+def _warn_of_swallowed_rows(rows: Dataset, path: str, delimiter: str) -> None:
+    """A quote that is not closed where it should be makes the rows up to the next quote one text."""
+    cells = len(rows.column_names) - 1
+    cell = rf"[^\n{re.escape(delimiter)}]*"
+    whole_line = rf"(?:^|\n)(?:{cell}{re.escape(delimiter)}){{{cells}}}{cell}\n"
+    for column in rows.column_names if cells else ():
+        found = pc.indices_nonzero(pc.match_substring_regex(rows.data.column(column), whole_line))
+        if len(found):
+            logger.warning(
+                "%s: in %d row(s), the first of them row %d, column %r spans lines that look like rows of their own: "
+                "look whether a quote is closed too late.",
+                *(path, len(found), found[0].as_py() + 1, column),
+            )
 
 
 def _first_line(error: BaseException) -> str:
