@@ -19,6 +19,7 @@ from hf_multitask.model.configuration_mtbert import refuse_unknown_keys
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+_KINDS: dict[Any, str] = {str: "text", str | None: "text", bool: "true or false"}
 _READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
@@ -51,7 +52,13 @@ class Source(ABC):
         for key, value in (("rows", self.rows), ("shuffle_buffer", self.shuffle_buffer)):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{key} must be a number from 1 on, not {value!r}.")
-        self.text = [self.text] if isinstance(self.text, str) else list(self.text)
+        self.text = [self.text] if isinstance(self.text, str) else self.text or []
+        if not isinstance(self.text, list) or not all(isinstance(column, str) for column in self.text):
+            raise ValueError(f"text must be the name of a column, or a list of names, not {self.text!r}.")
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.type in _KINDS and not isinstance(value, entry.type):  # type: ignore[arg-type]
+                raise ValueError(f"{entry.name} must be {_KINDS[entry.type]}, not {value!r}.")
         if not isinstance(self.label_map, Mapping):
             raise ValueError(f"label_map must map values of the label column to labels, not be {self.label_map!r}.")
 
@@ -150,7 +157,7 @@ class HubSource(Source):
         try:
             return load_dataset(self.path, self.name, split=self.split(split), revision=self.revision, **options)
         except (OSError, ValueError, DatasetGenerationError) as error:
-            raise ValueError(f"{self.describe(split)} cannot be loaded: {_first_line(error)}") from error
+            raise ValueError(f"{self.describe(split)} cannot be loaded: {first_line(error)}") from error
 
 
 def read_file(path: str, delimiter: str | None = None, streaming: bool = False) -> Any:
@@ -182,7 +189,7 @@ def read_file(path: str, delimiter: str | None = None, streaming: bool = False) 
     except (OSError, ValueError, DatasetGenerationError) as error:
         if "corresponds to no data" in str(error):
             raise ValueError(f"{path} has no rows.") from error
-        raise ValueError(f"{path} cannot be read as {reader}: {_first_line(error.__cause__ or error)}") from error
+        raise ValueError(f"{path} cannot be read as {reader}: {first_line(error.__cause__ or error)}") from error
 
 
 def _delimiter(file: Path, given: str | None) -> str:
@@ -228,5 +235,6 @@ def _warn_of_swallowed_rows(rows: Dataset, path: str, delimiter: str) -> None:
             )
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
 import torch
 from datasets import IterableDataset
+from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 
 from hf_multitask.data.loading import (
@@ -17,7 +19,7 @@ from hf_multitask.data.loading import (
     standard_columns,
     text_columns,
 )
-from hf_multitask.data.sources import Source
+from hf_multitask.data.sources import Source, first_line
 from hf_multitask.data.tokenization import batch_tokenizer
 from hf_multitask.model.configuration_mtbert import TaskConfig
 
@@ -123,9 +125,10 @@ class StreamedRows:
         if self._reader is None or position < self._next:
             self._reader, self._next = self._read(), 0
         row: dict[str, Any] = {}
-        while self._next <= position:
-            row = next(self._reader)
-            self._next += 1
+        with _readable(f"task {self._name!r}: {self.report.source}"):
+            while self._next <= position:
+                row = next(self._reader)
+                self._next += 1
         return row
 
     def _read(self) -> Iterator[dict[str, Any]]:
@@ -207,7 +210,11 @@ def load_stream(
     try:
         where = source.describe(split)
         stream = source.stream(split)
-        columns = standard_columns(task, source, where, column_names(stream))
+        with _readable(where):
+            there = column_names(stream)
+        if not there:
+            raise ValueError(f"{where} has no rows.")
+        columns = standard_columns(task, source, where, there)
     except ValueError as error:
         raise ValueError(f"task {name!r}: {error}") from error
     known = (stream.info.splits or {}).get(source.split(split))
@@ -224,6 +231,17 @@ def load_stream(
         size=source.rows or (known.num_examples if known else None),
         shuffle_buffer=source.shuffle_buffer,
     )
+
+
+@contextmanager
+def _readable(place: str) -> Iterator[None]:
+    """Around what reads a stream: a file that is broken further on is a sentence too."""
+    try:
+        yield
+    except StreamError:
+        raise
+    except (OSError, ValueError, DatasetGenerationError) as error:
+        raise StreamError(f"{place} cannot be read: {first_line(error)}") from error
 
 
 def column_names(stream: IterableDataset) -> list[str]:

@@ -91,6 +91,13 @@ class TaskConfig:
             value = getattr(self, name)
             if value not in choices and not (name == "pooling" and value is None):
                 raise ValueError(f"{name} {value!r} is unknown; {nearest(value, list(choices))}")
+        for name in ("labels", "score_range"):
+            value = [] if getattr(self, name) is None else getattr(self, name)
+            if not isinstance(value, (list, tuple)):
+                raise ValueError(f"{name} must be a list, not {value!r}.")
+            setattr(self, name, list(value))
+        if not isinstance(self.num_labels or 0, int) or isinstance(self.num_labels, bool):
+            raise ValueError(f"num_labels must be a whole number, not {self.num_labels!r}.")
         if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
             raise ValueError(f"dropout {self.dropout!r} must be a number from 0 to below 1.")
         if not _is_number(self.weight) or self.weight < 0:
@@ -108,6 +115,8 @@ class TaskConfig:
             raise ValueError(f"{self.type} needs labels (a list of names) or num_labels.")
         if any(isinstance(name, bool) for name in names):
             raise ValueError(f"labels {self.labels!r} are not names; YAML reads yes, no, on and off so: quote them.")
+        if not all(isinstance(name, (str, int, float)) for name in names):
+            raise ValueError(f"labels {self.labels!r} must be names.")
         self.labels = [str(name) for name in names]
         if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
             raise ValueError(f"labels {self.labels!r} must be at least two different names.")
@@ -118,7 +127,7 @@ class TaskConfig:
     def _check_score_range(self) -> None:
         if self.labels or self.num_labels:
             raise ValueError("labels and num_labels are for classification; pair_regression has a score_range.")
-        bounds = list(self.score_range or [0.0, 5.0])
+        bounds = self.score_range or [0.0, 5.0]
         if len(bounds) != 2 or not all(map(_is_number, bounds)) or not bounds[0] < bounds[1]:
             raise ValueError(f"score_range {self.score_range!r} must be two numbers, the lower first.")
         self.score_range = [float(bound) for bound in bounds]

@@ -13,7 +13,7 @@ from hf_multitask.data.dataset import MultiTaskDataset
 from hf_multitask.data.preparation import prepare_given
 from hf_multitask.evaluation.metrics import final_score, predictions, score
 from hf_multitask.model.configuration_mtbert import TaskConfig
-from hf_multitask.training.health import is_constant
+from hf_multitask.training.health import DEAD_ROWS, is_constant
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class MultiTaskEvaluator(Trainer):
     def _task_metrics(self, evaluated: EvalPrediction) -> dict[str, float]:
         """The metrics of the one task of an evaluation."""
         ((name, logits),) = evaluated.predictions.items()
-        if len(logits) > 1 and is_constant(logits.min(0), logits.max(0)):
+        if len(logits) >= DEAD_ROWS and is_constant(logits.min(0), logits.max(0)):
             logger.warning("task %r: the head's output is the same for all rows.", name)
         metrics = score(self._tasks[name], predictions(self._tasks[name], logits), evaluated.label_ids[name])
         for metric, value in metrics.items():

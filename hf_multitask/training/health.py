@@ -24,7 +24,7 @@ NONFINITE_NAME = "nonfinite_losses.jsonl"
 # A spike is this many times the median of the last logs, and this many of their (normal) standard deviations above it.
 _SPIKE_RATIO, _SPIKE_DEVIATIONS, _SPIKE_LOGS, _SPIKE_WINDOW = 3.0, 6.0, 5, 20
 # Outputs that differ by less than this share of the largest are one output.
-_DEAD_SHARE, _DEAD_ROWS = 1e-6, 8
+_DEAD_SHARE, DEAD_ROWS = 1e-6, 8
 
 
 class NonFiniteGuard(TrainerCallback):
@@ -178,7 +178,7 @@ class HealthWarnings(TrainerCallback):
                 self._check_spike(key.removeprefix("loss_"), loss, state.global_step)
         for name, (rows, low, high) in list(self._ranges.items()):
             # Of a few rows, the next logs will tell.
-            if rows >= _DEAD_ROWS:
+            if rows >= DEAD_ROWS:
                 self._check_dead(name, rows, low, high, state.global_step)
                 del self._ranges[name]
 

@@ -1,5 +1,7 @@
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -87,3 +89,32 @@ def test_a_hub_dataset_is_loaded_by_name(tmp_path: Path) -> None:
     assert source.load("train")["text"][:] == ["a", "b"]
     with pytest.raises(ValueError, match="cannot be loaded"):
         HubSource(path="no/such-dataset").load("train")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("text", 3, "text must be the name of a column, or a list of names, not 3"),
+        ("text", [None], "text must be the name of a column"),
+        ("label", 0, "label must be text, not 0"),
+        ("train", ["a.csv"], "train must be text"),
+        ("streaming", "maybe", "streaming must be true or false, not 'maybe'"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused(key: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        FileSource.from_dict({"train": "a.csv", key: value})
+
+
+def test_a_quote_that_closes_too_late_is_warned_of(tmp_path: Path, caplog: Any) -> None:
+    (tmp_path / "t.tsv").write_text('sentence\tlabel\nfine\t1\n"a\t1\nb\t0\nc"\t1\n')
+    assert FileSource(train="t.tsv", data_dir=str(tmp_path)).load("train").num_rows == 2
+    assert (
+        "t.tsv: in 1 row(s), the first of them row 2, column 'sentence' spans lines that look like rows" in caplog.text
+    )
+
+
+def test_texts_of_several_lines_are_no_such_quotes(tmp_path: Path, caplog: Any) -> None:
+    (tmp_path / "t.tsv").write_text('sentence\tlabel\n"one line,\nand another"\t1\n')
+    assert FileSource(train="t.tsv", data_dir=str(tmp_path)).load("train").num_rows == 1
+    assert not caplog.text
