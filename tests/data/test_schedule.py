@@ -1,7 +1,9 @@
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 
+import numpy as np
 import pytest
 from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from hf_multitask import AdaptiveSampling, AnnealedSampling, Phases, RoundRobin, Schedule, SizeSampling
-from hf_multitask.data.schedule import RowStream, StepBatchSampler, adaptive_round_robin
+from hf_multitask.data.schedule import STREAM_SPAN, RowStream, StepBatchSampler, adaptive_round_robin
 
 SIZES = {"sst": 5, "quora": 12, "sts": 7}
 EVERY_SCHEDULE: dict[str, Callable[..., Schedule]] = {
@@ -253,3 +255,70 @@ def test_phases_with_epochs_of_other_lengths_are_refused() -> None:
 
 def test_phases_say_how_long_they_are() -> None:
     assert adaptive_round_robin(SIZES, 3, largest_task_epochs=2).epochs == [2]
+
+
+# ---- What changing an operator of the code would change (`mutmut run`) ----
+
+
+def test_a_schedule_without_further_arguments_is_proportional_by_rows_and_adaptive_for_one_epoch() -> None:
+    assert SizeSampling(SIZES, 4).probabilities(0) == pytest.approx([5 / 24, 12 / 24, 7 / 24])
+    assert sum(SizeSampling(SIZES, 4).rows(0, 0).values()) == 12
+    same = [SizeSampling(SIZES, 4), SizeSampling(SIZES, 4, mixing="rows", seed=0, alpha=1.0)]
+    assert [[make.rows(epoch, 0) for epoch in range(9)] for make in same] == 2 * [
+        [same[0].rows(e, 0) for e in range(9)]
+    ]
+    assert adaptive_round_robin(SIZES, 4).epochs == [1]
+
+
+def test_no_power_of_large_datasets_overflows() -> None:
+    probabilities = SizeSampling({"a": 10**12, "b": 10**11}, 4, alpha=30.0, epoch_length=1).probabilities(0)
+    assert probabilities == pytest.approx([1.0, 1e-30])
+
+
+def test_the_draws_of_an_epoch_are_numpys_of_seed_name_and_epoch() -> None:
+    schedule = SizeSampling(SIZES, 4, epoch_length=6, seed=3)
+    for epoch in (0, 2):
+        generator = np.random.default_rng((3, zlib.crc32(b"schedule"), epoch))
+        counts = generator.multinomial(12, [5 / 24, 12 / 24, 7 / 24], size=6)
+        for step, expected in enumerate(counts.tolist()):
+            assert [schedule.rows(epoch, step).get(name, 0) for name in SIZES] == expected
+
+
+def test_annealing_over_two_epochs_ends_at_one_fifth_and_takes_the_others_arguments() -> None:
+    schedule = AnnealedSampling(SIZES, 4, epochs=2, mixing="tasks")
+    assert [schedule.alpha(epoch) for epoch in (0, 1, 2)] == pytest.approx([1.0, 0.2, 0.2])
+    assert len(schedule.rows(0, 0)) == 1
+
+
+def test_a_task_without_losses_so_far_counts_as_at_its_best() -> None:
+    schedule = AdaptiveSampling(SIZES, 4, alpha=1.0, history=[{"sst": 1.0}, {"sst": 2.0}])
+    assert schedule.probabilities(2) == pytest.approx([2 / 4, 1 / 4, 1 / 4])
+
+
+def test_three_phases_follow_each_other_each_with_its_own_epochs_and_batches() -> None:
+    steps = {"epoch_length": 5}
+    sampled = SizeSampling(SIZES, 4, **steps)
+    phases = Phases([(RoundRobin({"sst": 5}, 4, **steps), 1), (sampled, 2), (RoundRobin({"sts": 7}, 2, **steps), 1)])
+    for batch in range(5):
+        assert phases.rows(0, batch) == {"sst": 4}
+        assert phases.rows(1, batch) == sampled.rows(0, batch)
+        assert phases.rows(2, batch) == sampled.rows(1, batch)
+        assert phases.rows(3, batch) == phases.rows(7, batch) == {"sts": 2}
+    second = Counter(sampled.drawn_before(2))
+    assert phases.drawn_before(5) == Counter({"sst": 20}) + second + Counter({"sts": 20})
+
+
+def test_an_epoch_of_one_step_is_an_epoch() -> None:
+    assert RoundRobin(SIZES, 4, 1).batches_per_epoch == RoundRobin(SIZES, 4, "1").batches_per_epoch == 1
+
+
+def test_streamed_tasks_go_by_position_beside_others() -> None:
+    sampler = StepBatchSampler(RoundRobin(SIZES, 3, 4), {**SIZES, "quora": None}, 0, streamed=["quora"])
+    batches = drawn(sampler, epochs=2)
+    quora, sts = 5, 5 + STREAM_SPAN
+    for number, batch in enumerate(batches):
+        assert batch[3:6] == [quora + 3 * number + row for row in range(3)]
+    # The others are as without it.
+    others = drawn(StepBatchSampler(RoundRobin(SIZES, 3, 4), SIZES, 0), epochs=2)
+    assert [batch[:3] for batch in batches] == [batch[:3] for batch in others]
+    assert [[row - sts for row in batch[6:]] for batch in batches] == [[row - 17 for row in b[6:]] for b in others]
