@@ -288,7 +288,7 @@ class _Rows:
     def cosine(self, values: Tensor, others: Tensor) -> Tensor:
         """The mean over rows of the cosine between them; a row where either is 0 counts as 0."""
         norms = self.norm(values, "2") * self.norm(others, "2")
-        return (self.sum(values * others) / norms.masked_fill(norms == 0, 1)).nan_to_num(0).mean()
+        return (self.sum(values * others) / norms).nan_to_num(0).mean()
 
     @torch.no_grad()
     def ascend(self, delta: Tensor, gradient: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from hf_multitask import MultiTaskBertModel, MultiTaskCollator, TaskConfig
 from hf_multitask.data.batch import rows_of_tokens
 from hf_multitask.data.dataset import MultiTaskDataset
 from hf_multitask.data.tokenization import tokenize
-from hf_multitask.training.smart import Smart, SmartArguments, SmartOutput
+from hf_multitask.model.dropout import use_bit_dropout
+from hf_multitask.training.smart import Smart, SmartArguments, SmartOutput, _Rows
 from tests.conftest import TASKS, task_rows, tiny_model, without_dropout
 
 CONFIGS = {name: TaskConfig.from_dict(task) for name, task in TASKS.items()}
@@ -237,14 +238,22 @@ def test_without_a_perturbation_shared_dropout_gives_exactly_nothing(
     assert all(value > 0 for value in independent.values.values())
 
 
-def test_shared_masks_do_not_come_again_in_the_next_step(make_batch) -> None:
+@pytest.mark.parametrize("by_bits", [False, True])
+def test_shared_masks_and_noise_do_not_come_again_in_the_next_step(make_batch, by_bits: bool) -> None:
     model, batch = tiny_model().train(), make_batch()
+    if by_bits:
+        use_bit_dropout(model)
     torch.manual_seed(0)
     first = model(**batch).logits["sst"]
     torch.manual_seed(0)
     regularize(model, batch, **LARGE)
+    after = torch.get_rng_state()
     second = model(**batch).logits["sst"]
     assert not torch.equal(first, second)
+    # Nor does the noise: what the clean pass left the generator at is behind.
+    torch.manual_seed(0)
+    model(**batch)
+    assert not torch.equal(after, torch.get_rng_state())
 
 
 @every_layout
@@ -317,6 +326,42 @@ def test_a_fraction_of_the_rows_works_with_either_dropout(
     assert all(value > 0 for value in moved.values.values())
 
 
+def test_the_smallest_fraction_is_one_row_of_each_task(make_batch) -> None:
+    model, batch = tiny_model().train(), make_batch()
+    smart = Smart(SmartArguments(fraction=0.01, **LARGE), model)
+    assert {name: len(rows) for name, rows in smart._chosen_rows(batch).items()} == {"sst": 1, "quora": 1, "sts": 1}
+
+
+def test_a_fraction_with_masks_of_its_own_needs_no_clean_pass_of_its_own(make_batch) -> None:
+    passes = {}
+    for dropout in ("independent", "shared"):
+        model, batch = tiny_model().train(), make_batch()
+        seen: list[int] = []
+        model.backbone.register_forward_pre_hook(lambda module, args, seen=seen: seen.append(1))
+        regularize(model, batch, fraction=0.5, dropout=dropout, **LARGE)
+        passes[dropout] = len(seen)
+    # The model's own, the ascent's and the perturbed one.
+    assert passes == {"independent": 3, "shared": 4}
+
+
+def test_without_a_start_there_is_no_ascent_and_that_is_no_fault(make_batch) -> None:
+    output = regularize(without_dropout(tiny_model()).train(), make_batch(), sigma=0, eta=0.1, epsilon=0.1)
+    assert int(output.skipped) == 0
+    assert all(value == 0 for value in output.values.values())
+    assert float(output.cosine) == 0
+
+
+def test_sums_and_cosines_are_those_of_each_row_alone() -> None:
+    owners = torch.tensor([[0, 0, 1, 2, 2]])  # the last two are padding
+    rows = _Rows(owners, 2, SmartArguments())
+    values = torch.tensor([[[3.0, 0.0], [0.0, 4.0], [1.0, 1.0], [9.0, 9.0], [9.0, 9.0]]])
+    others = torch.tensor([[[3.0, 0.0], [0.0, 0.0], [0.0, 0.0], [9.0, 9.0], [9.0, 9.0]]])
+    assert rows.sum(values).tolist() == [7.0, 2.0]
+    assert rows.norm(values, "2").tolist() == pytest.approx([5.0, math.sqrt(2)])
+    # 9 / (5 * 3) of the first row; the second has a zero, which counts as 0.
+    assert float(rows.cosine(values, others)) == pytest.approx((0.6 + 0) / 2)
+
+
 @pytest.mark.usefixtures("same_noise")
 def test_only_the_tasks_that_are_named_have_it(make_batch) -> None:
     model, batch = without_dropout(tiny_model()).train(), make_batch()
@@ -348,6 +393,21 @@ def test_a_layer_that_is_not_there_and_an_unknown_task_are_refused() -> None:
 
 
 # ---- Half precision ----
+
+
+def test_a_gradient_that_is_not_finite_in_the_first_of_two_steps_counts_too(make_batch, monkeypatch: Any) -> None:
+    model, batch = without_dropout(tiny_model()).train(), make_batch()
+    owners, _ = rows_of_tokens(batch, CONFIGS)
+    plain, calls = Smart._gradient, iter(range(9))
+
+    def gradient(self: Smart, *args: Any) -> Tensor:
+        values = plain(self, *args)
+        if next(calls) == 0:
+            values[owners == 1] = float("nan")
+        return values
+
+    monkeypatch.setattr(Smart, "_gradient", gradient)
+    assert int(regularize(model, batch, steps=2, **LARGE).skipped) == 1
 
 
 def test_rows_whose_gradient_is_not_finite_are_counted_and_left_out(make_batch, monkeypatch: Any) -> None:
@@ -430,4 +490,8 @@ def test_a_perturbation_that_the_precision_does_not_resolve_is_warned_of_once(ma
     assert caplog.text.count("the regulariser sees rounding errors") == 1
     caplog.clear()
     regularize(model, batch, **LARGE)
+    # In fp32, what bf16 does not resolve is large enough; and noise of the radius needs no start.
+    regularize(model, batch, epsilon=1e-4, sigma=1e-4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        regularize(model, batch, **{**LARGE, "sigma": 1e-9}, steps=0)
     assert not caplog.text
