@@ -3,8 +3,8 @@
     python -m benchmarks.soak [--steps 5000] [--plot soak.png]
 
 Each half runs in a process of its own; the second goes on from the newest checkpoint of the first. Of each, after a
-tenth of it as warm-up: the slope of a least-squares line through resident memory, and the median time of a step in the
-last quarter over that in the first.
+quarter of it as warm-up: the slope of a least-squares line through resident memory, and the median time of a step in
+the last quarter over that in the first.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def train(args: argparse.Namespace) -> None:
 
 def measure(rows: list[tuple[int, float, float]]) -> tuple[float, float, float]:
     """MB per 1,000 steps, the median step in ms, and its change from the first to the last quarter."""
-    steps, memory, times = np.array(rows[len(rows) // 10 :]).T
+    steps, memory, times = np.array(rows[len(rows) // 4 :]).T
     quarter = len(times) // 4
     slope = float(np.polyfit(steps / 1000, memory, 1)[0])
     return slope, 1000 * float(np.median(times)), float(np.median(times[-quarter:]) / np.median(times[:quarter]))
