@@ -112,7 +112,8 @@ def plan(sweep: Sweep, seeds: int, output_dir: Path, flags: list[str]) -> dict[t
     # All runs of one seed before the next, so that a table is whole as soon as may be.
     for seed in range(seeds):
         for name, (recipe, changes) in sweep.runs.items():
-            folder = output_dir / re.sub(r"[^\w.=-]+", "_", name) / f"seed-{seed}"
+            # No name leads out of the output folder.
+            folder = output_dir / re.sub(r"[^\w.=-]+|^\.*$", "_", name) / f"seed-{seed}"
             words = ["--config", str(recipe), *as_flags(changes), *flags]
             words += ["--seed", str(seed), "--output_dir", str(folder)]
             if any(folder == other for other, _ in plans.values()):

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from hf_multitask.recipe import RecipeParser, as_flags
-from recipes.sweep import read_sweep
+from recipes.sweep import Sweep, plan, read_sweep
 from tests.recipes.conftest import ROOT
 
 QUICK = {"max_steps": 2, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
@@ -139,3 +139,11 @@ def test_a_sweep_killed_in_the_middle_goes_on_to_the_same_table_and_repeats_no_r
     assert (first / "all_results.json").stat().st_mtime_ns == finished
     assert continued.stdout == whole.stdout
     assert pd.read_parquet(out / "results.parquet").equals(pd.read_parquet(tmp_path / "whole" / "results.parquet"))
+
+
+def test_no_name_of_a_run_leads_out_of_the_output_folder(tmp_path: Path) -> None:
+    names = ["..", "../../b", "/etc/c", "d/../../e"]
+    sweep = Sweep({name: (Path("recipe.yaml"), {}) for name in names}, 1, {})
+    folders = [folder.resolve() for folder, _ in plan(sweep, 1, tmp_path, []).values()]
+    assert len(set(folders)) == len(names)
+    assert all(folder.is_relative_to(tmp_path.resolve()) and folder.parents[1] == tmp_path for folder in folders)
