@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 import yaml
+from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hf_multitask import MultiTaskBertConfig
+from hf_multitask import MultiTaskBertConfig, MultiTaskTrainer, MultiTaskTrainingArguments
 from hf_multitask.data.loading import load_split
 from hf_multitask.data.sources import FileSource, read_file
 from hf_multitask.data.tokenization import tokenize
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.recipe import RecipeParser, load_yaml
-from tests.conftest import ROOT, encoder_config
+from tests.conftest import ROOT, encoder_config, tiny_model
 
 many = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 MOOD = TaskConfig("single_label_classification", num_labels=3)
@@ -173,3 +174,14 @@ def test_any_task_is_understood_or_refused(name: str, task: Any, data: st.DataOb
         with suppress(ValueError):
             config = MultiTaskBertConfig(encoder_config=encoder_config(), tasks={name: entry})
             assert MultiTaskBertConfig.from_dict(config.to_dict()).tasks == config.tasks
+
+
+@pytest.mark.slow
+def test_a_thousand_tasks_train_and_evaluate(tmp_path: Path, tokenizer: Any) -> None:
+    tasks = {f"task{number}": {"type": "single_label_classification", "num_labels": 2} for number in range(1000)}
+    # One row each, and no more: the smallest datasets there are. Twenty of them are evaluated.
+    rows = dict.fromkeys(tasks, Dataset.from_dict({"sentence": ["a film"], "label": [1]}))
+    args = MultiTaskTrainingArguments(str(tmp_path), max_steps=2, save_strategy="no", disable_tqdm=True, use_cpu=True)
+    trainer = MultiTaskTrainer(tiny_model(tasks), args, rows, dict(list(rows.items())[:20]), processing_class=tokenizer)
+    trainer.train()
+    assert sum(key.endswith("_accuracy") for key in trainer.evaluate()) == 20

@@ -120,6 +120,21 @@ def test_every_method_recovers_from_one_bad_update(make_trainer: Any, tmp_path: 
     assert trainer.state.log_history[-2]["loss_sts"] == trainer.state.log_history[-2]["loss_sts"]
 
 
+def test_under_a_gradient_scaler_losses_count_and_the_norms_that_it_tries_do_not(
+    make_trainer: Any, tmp_path: Path
+) -> None:
+    model, weights = tiny_model(), Weights()
+    poison(model, "sst", {3})
+    trainer = make_trainer(model, callbacks=[weights], **RUN, nonfinite_patience=0)
+    # As fp16 on a GPU; this scale makes infinite gradients of finite losses until it was halved a few times.
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    with pytest.raises(FloatingPointError, match="step 4: the loss is of task 'sst' nan; 1 updates in a row"):
+        trainer.train()
+    assert [record["step"] for record in records(tmp_path / "out")] == [4]
+    assert torch.equal(weights.seen[0], weights.seen[1])
+    assert weights.seen[-1].isfinite().all()
+
+
 def test_a_negative_patience_is_refused(make_trainer: Any) -> None:
     with pytest.raises(ValueError, match="nonfinite_patience must be at least 0, not -1"):
         make_trainer(nonfinite_patience=-1)

@@ -203,6 +203,32 @@ def test_when_one_process_dies_the_others_end_within_a_minute_and_say_why(tmp_pa
     assert not Path(f"/proc/{pids[0].read_text()}").exists()
 
 
+@pytest.mark.slow
+def test_a_loss_that_one_process_alone_cannot_compute_is_left_out_by_both(tmp_path: Path, tokenizer: Any) -> None:
+    folder = tmp_path / "two"
+    tokenizer.save_pretrained(folder / "tokenizer")
+    worker = _WORKER.replace(
+        "    trainer.train(",
+        """
+    passes = iter(range(1000))
+    def poison(module, inputs, output):
+        is_bad = module.training and next(passes) in (1, 3) and trainer.args.process_index == 1
+        return output * float("nan") if is_bad else output
+    trainer.model.heads["quora"].register_forward_hook(poison)
+    trainer.train(""",
+    )
+    process = launch(folder, worker, json.dumps([SETTINGS]))
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-3000:]
+    lines = (folder / "nonfinite_losses.jsonl").read_text().splitlines()
+    assert [(row["step"], row["process"], row["task"]) for row in map(json.loads, lines)] == [
+        (2, 1, "quora"),
+        (4, 1, "quora"),
+    ]
+    (result,) = torch.load(folder / "result.pt")
+    assert all(value.isfinite().all() for value in result["weights"].values())
+
+
 # Accelerate gives FSDP to accelerators alone, though torch has it for processors: its state is told there are some.
 _ON_CPU = """
 import accelerate.state
