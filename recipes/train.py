@@ -16,6 +16,9 @@ from pathlib import Path
 # Python puts a script's folder first on its path, where evaluate.py would hide the library of that name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
+from safetensors import SafetensorError
+from transformers.trainer_utils import TrainOutput
+
 from hf_multitask.building import build_trainer
 from hf_multitask.data.preparation import PreparedData
 from hf_multitask.data.sources import HubSource
@@ -26,7 +29,11 @@ from hf_multitask.hub.checkpoints import find_checkpoint
 from hf_multitask.recipe import Recipe, RecipeParser, refusals, writable_folder
 from hf_multitask.scoring import score, trivial_scores
 from hf_multitask.training.callbacks import GracefulStop
+from hf_multitask.training.checkpoints import RunRefusedError
+from hf_multitask.training.trainer import MultiTaskTrainer
 
+# What is left to go wrong with good input.
+FAILURES = (FloatingPointError, OSError, SafetensorError, StreamError, RunRefusedError)
 DEFAULT_CONFIG = Path(__file__).parent / "quickstart.yaml"
 
 
@@ -58,6 +65,36 @@ def write_data_report(output_dir: Path, data: PreparedData) -> None:
     (output_dir / "data_report.json").write_text(json.dumps(rows, indent=2))
 
 
+def finish(trainer: MultiTaskTrainer, data: PreparedData, recipe: Recipe, result: TrainOutput) -> None:
+    """Saves and scores the trained model, and reports and pushes it."""
+    output_dir, is_main = Path(str(recipe.training.output_dir)), trainer.is_world_process_zero()
+    if is_main:
+        # Of streamed rows, only now it is known what became of them.
+        write_data_report(output_dir, data)
+    trainer.save_metrics("train", result.metrics)
+    # Whatever happens while it is scored, the model is there.
+    trainer.save_model(_internal_call=True)
+    scored = score(trainer, data, "validation", probe=recipe.report.write_report)
+    trainer.log(scored.metrics)
+    trainer.save_metrics("eval", scored.metrics)
+    trainer.save_state()
+    if is_main:
+        # One that is there is of an earlier model.
+        shutil.rmtree(output_dir / "report", ignore_errors=True)
+    if is_main and recipe.report.write_report:
+        history, examples = trainer.state.log_history, recipe.report.examples(recipe.training.push_to_hub)
+        report = scored.report(output_dir.name, scored.intervals(), history, examples)
+        report.save(output_dir / "report")
+        assert trainer.run_facts is not None
+        trainer.run_facts.report = report
+    trainer.create_model_card()
+    with refusals():
+        # With push_to_hub, this pushes too.
+        trainer.save_model()
+    if is_main:
+        print(f"\n{results_table(scored.tasks, scored.metrics, scored.trivial)}\n\nSaved to {output_dir}.")
+
+
 def main() -> None:
     with refusals():
         recipe = RecipeParser(DEFAULT_CONFIG, description=__doc__).parse_recipe(sys.argv[1:])
@@ -74,42 +111,18 @@ def main() -> None:
 
     stop = GracefulStop(trainer.accelerator)
     trainer.add_callback(stop)
-    # What is left to go wrong with good input: numbers that are not finite, and disks.
-    with refusals((FloatingPointError, OSError, StreamError), status=1):
+    with refusals(FAILURES, status=1):
         result = trainer.train(resume_from_checkpoint=resume)
-    if stop.signal is not None:
-        if trainer.is_world_process_zero():
+        if stop.signal is None:
+            finish(trainer, data, recipe, result)
+        elif trainer.is_world_process_zero():
             print(
                 f"\nStopped by {stop.signal.name}; step {trainer.state.global_step} is saved in {output_dir}. "
                 "Go on by the same command with --resume_from_checkpoint true."
             )
-        trainer.end()
-        sys.exit(128 + stop.signal)
-    if trainer.is_world_process_zero():
-        # Of streamed rows, only now it is known what became of them.
-        write_data_report(output_dir, data)
-    trainer.save_metrics("train", result.metrics)
-    # Whatever happens while it is scored, the model is there.
-    trainer.save_model(_internal_call=True)
-    scored = score(trainer, data, "validation", probe=recipe.report.write_report)
-    trainer.log(scored.metrics)
-    trainer.save_metrics("eval", scored.metrics)
-    trainer.save_state()
-    if trainer.is_world_process_zero():
-        # One that is there is of an earlier model.
-        shutil.rmtree(output_dir / "report", ignore_errors=True)
-    if trainer.is_world_process_zero() and recipe.report.write_report:
-        log = trainer.state.log_history
-        report = scored.report(output_dir.name, scored.intervals(), log, recipe.report.examples(args.push_to_hub))
-        report.save(output_dir / "report")
-        trainer.run_facts.report = report
-    trainer.create_model_card()
-    with refusals():
-        # With push_to_hub, this pushes too.
-        trainer.save_model()
-    if trainer.is_world_process_zero():
-        print(f"\n{results_table(scored.tasks, scored.metrics, scored.trivial)}\n\nSaved to {output_dir}.")
     trainer.end()
+    if stop.signal is not None:
+        sys.exit(128 + stop.signal)
 
 
 if __name__ == "__main__":

@@ -37,15 +37,16 @@ class SplitReport:
 
     Args:
         source: The place.
-        rows: How many there were.
+        rows: How many there were; None where that is not known.
         dropped: Those that could not be used; of a streamed split, the first of them.
         also_in_train: How many stand in `train` too; None if `train` is streamed.
-        truncated: How many were cut to the longest input; of a streamed split, of those that were trained on.
+        truncated: How many were cut to the longest input; of a streamed split, of those that this process trained on in
+            its first pass.
         more_dropped: How many more could not be used.
     """
 
     source: str
-    rows: int
+    rows: int | None
     dropped: list[BadRow] = field(default_factory=list)
     also_in_train: int | None = 0
     truncated: int = 0

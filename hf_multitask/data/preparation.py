@@ -166,7 +166,7 @@ def _prepare_stream(
 
 
 def _log(name: str, report: SplitReport, max_length: int) -> None:
-    logger.info("task %r: %s: %d rows.", name, report.source, report.rows - report.all_dropped)
+    logger.info("task %r: %s: %d rows.", name, report.source, (report.rows or 0) - report.all_dropped)
     if report.also_in_train:
         logger.warning("task %r: %d rows of %s stand in train too.", name, report.also_in_train, report.source)
     if report.truncated:

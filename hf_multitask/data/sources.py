@@ -6,6 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from hf_multitask.model.configuration_mtbert import refuse_unknown_keys
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+# Of a file that is streamed since it is large.
+_PEEKED_LINES = 1000
 _KINDS: dict[Any, str] = {str: "text", str | None: "text", bool: "true or false"}
 _READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
@@ -148,7 +151,10 @@ class HubSource(Source):
 
     def load(self, split: str) -> Dataset:
         # What does not fit on the disk must not be downloaded for the sake of a smaller split.
-        return self._read(split) if not self.streaming else Dataset.from_list(list(self.stream(split)))
+        if not self.streaming:
+            return self._read(split)
+        stream = self.stream(split)
+        return Dataset.from_list(list(stream), features=stream.features)
 
     def stream(self, split: str) -> IterableDataset:
         return self._read(split, streaming=True)
@@ -184,7 +190,7 @@ def read_file(path: str, delimiter: str | None = None, streaming: bool = False) 
         if reader == "csv":
             options = _csv_options(file, delimiter)
         elif reader == "json":
-            _check_json(file)
+            _check_json(file, _PEEKED_LINES if streaming else None)
         return load_dataset(reader, data_files=str(file), split="train", streaming=streaming, **options)
     except (OSError, ValueError, DatasetGenerationError) as error:
         if "corresponds to no data" in str(error):
@@ -212,10 +218,14 @@ def _csv_options(file: Path, delimiter: str | None) -> dict[str, Any]:
     return options | {"features": Features({column: Value("string") for column in columns})}
 
 
-def _check_json(file: Path) -> None:
+def _check_json(file: Path, lines_to_check: int | None) -> None:
+    """pyarrow's reader of JSON lines crashes the process at a block that begins with null."""
     with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            # pyarrow's reader crashes the process where such a line comes first.
+        if re.match(rb"(?:\xef\xbb\xbf)?\s*\[", lines.read(1024)):
+            # An array is read by another reader.
+            return
+        lines.seek(0)
+        for number, line in enumerate(islice(lines, lines_to_check), 1):
             if line.lstrip(codecs.BOM_UTF8 + b" \t\r\n").startswith(b"null"):
                 raise ValueError(f"line {number} is null, not an object.")
 

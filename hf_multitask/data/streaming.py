@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 LOOKED_AT = 1000
 _READ_AT_ONCE = 100
 _LISTED = 5
-# Of the counts: rows read, rows dropped, rows cut.
-_CUT = 2
+# Of a loader, each with a count of its own; more than anyone has.
+_WORKERS = 256
 
 
 class StreamError(ValueError):
@@ -92,32 +92,37 @@ class StreamedRows:
             remove_columns=column_names(stream),
         )
         self._buffer, self._seed = shuffle_buffer, seed
-        # Seen by the processes of a loader's workers too.
-        self._counts = torch.zeros(3, dtype=torch.int64).share_memory_()
+        # Seen by the processes of a loader's workers too: rows read, rows dropped; rows cut, by worker.
+        self._counts = torch.zeros(2, dtype=torch.int64).share_memory_()
+        self._cut = torch.zeros(_WORKERS, dtype=torch.int64).share_memory_()
         self._reader: Iterator[dict[str, Any]] | None = None
         self._next = self._told = 0
         self._read_so_far = (0, 0)
         # The labels of the first rows.
-        self.labels = [row["label"] for row in self._first_rows()]
+        self.labels = self._first_labels()
 
     def set_seed(self, seed: int) -> None:
-        """Chooses the order of the rows."""
-        self._seed, self._reader = seed, None
+        """Chooses the order of the rows; what was counted in another is forgotten."""
+        self._seed, self._reader, self._told, self._read_so_far = seed, None, 0, (0, 0)
+        self.report.dropped.clear()
+        self._counts.zero_()
+        self._cut.zero_()
 
     def __getitem__(self, positions: list[int]) -> dict[str, list[Any]]:
         """The rows at positions of the stream, by column, as a [`Dataset`] gives them."""
         rows = [self._row(position) for position in positions]
         if not rows:
             return {}
-        self._counts[: len(self._read_so_far)] = torch.tensor(self._read_so_far)
+        self._counts[:] = torch.tensor(self._read_so_far)
         tokens = self._tokenize({column: [row[column] for row in rows] for column in self._texts})
-        self._count_cut(sum(tokens.pop("truncated")))
+        cut = zip(tokens.pop("truncated"), rows, strict=True)
+        self._count_cut(sum(is_cut and row["is_first_pass"] for is_cut, row in cut))
         return {**tokens, **{key: [row[key] for row in rows] for key in ("label", "row")}}
 
     def refresh_report(self) -> SplitReport:
         """The report as of now."""
-        read, dropped, cut = self._counts.tolist()
-        self.report.rows, self.report.truncated = read, cut
+        read, dropped = self._counts.tolist()
+        self.report.rows, self.report.truncated = read, int(self._cut.sum())
         self.report.more_dropped = dropped - len(self.report.dropped)
         return self.report
 
@@ -146,7 +151,7 @@ class StreamedRows:
                 if pass_ == 0:
                     self._read_so_far = (read, dropped)
                 if not row["problem"]:
-                    yield row
+                    yield {**row, "is_first_pass": pass_ == 0}
             if read == dropped:
                 raise StreamError(f"task {self._name!r}: {self.report.source} has no rows{' left' * bool(read)}.")
 
@@ -163,26 +168,26 @@ class StreamedRows:
                 logger.warning("%s: %s Dropped; that makes %d.", place, bad, number)
 
     def _count_cut(self, rows: int) -> None:
-        before = int(self._counts[_CUT])
-        self._counts[_CUT] += rows
+        before = int(self._cut.sum())
+        worker = torch.utils.data.get_worker_info()
+        self._cut[worker.id % _WORKERS if worker else 0] += rows
         if _speaks() and any(map(_is_told, range(before + 1, before + rows + 1))):
             logger.warning(
                 "task %r: %d rows of %s so far are cut to %d tokens.",
                 *(self._name, before + rows, self.report.source, self._max_length),
             )
 
-    def _first_rows(self) -> list[dict[str, Any]]:
-        """The first rows; a passing fault of theirs is found now."""
-        rows: dict[int, dict[str, Any]] = {}
-        limit = min(LOOKED_AT, self.size or LOOKED_AT)
-        for position in range(limit):
-            row = self._row(position)
-            if row["row"] in rows:
-                # The stream has begun again.
-                break
-            rows[row["row"]] = row
-        self._reader = None
-        return list(rows.values())
+    def _first_labels(self) -> list[Any]:
+        """The labels of the first rows, which are looked at in the source's order."""
+        place = f"task {self._name!r}: {self.report.source}"
+        with _readable(place):
+            rows = list(islice(_rows(self._checked), LOOKED_AT))
+        bad = [BadRow(row["row"], row["problem"]) for row in rows if row["problem"]]
+        if bad and self._on_bad_rows == "error":
+            raise StreamError(f"{place}: {bad[0]} Mend it, or set on_bad_rows: drop.")
+        if len(bad) == len(rows) < LOOKED_AT:
+            raise StreamError(f"{place} has no rows{' left' * bool(rows)}.")
+        return [row["label"] for row in rows if not row["problem"]]
 
     def __getstate__(self) -> dict[str, Any]:
         # Readers do not travel to other processes.

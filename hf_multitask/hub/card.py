@@ -181,7 +181,7 @@ def _hyperparameters(args: TrainingArguments) -> dict[str, Any]:
     """What shaped the training: the usual arguments, and any other that is not what it is by default."""
     values = args.to_dict()
     reported = {name: values[name] for name in _ALWAYS_REPORTED}
-    reported["processes"] = args.world_size
+    reported |= {"mixed_precision": args.mixed_precision, "processes": args.world_size}
     for entry in fields(args):
         default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
         if entry.init and not entry.name.startswith(_NEVER_REPORTED) and getattr(args, entry.name) != default:

@@ -84,6 +84,8 @@ class ModelPublisher(Trainer):
                 seal(folder)
         # Writers of tensors have their own ways to say that a disk is full.
         except (OSError, RuntimeError, SafetensorError) as error:
+            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+                raise
             reason = str(error).partition("\n")[0].rstrip(".")
             raise OSError(f"{folder} could not be written: {reason}. {_whole_one(folder.parent)}") from error
         finally:
@@ -195,7 +197,7 @@ class ModelPublisher(Trainer):
         except OSError as error:
             raise OSError(
                 f"the push failed: {error} The model is whole in {folder}; push it by: "
-                f"hf upload {self.hub_model_id} {folder} . --exclude '{PREFIX_CHECKPOINT_DIR}-*'"
+                f"hf upload {self.hub_model_id} {folder} . --exclude '{PREFIX_CHECKPOINT_DIR}-*' '_*'"
             ) from failure
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
@@ -276,7 +278,7 @@ def _whole_one(output_dir: Path) -> str:
         whole = newest_whole(output_dir)
     except ValueError:
         return "There is no earlier checkpoint."
-    return f"The last whole checkpoint is {whole}; resume from there once the disk takes files again."
+    return f"The last whole checkpoint is {whole}; resume from there."
 
 
 def _without_folders(value: Any) -> Any:

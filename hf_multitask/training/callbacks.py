@@ -13,6 +13,7 @@ from torch import nn
 from transformers import ProgressCallback, TrainerCallback
 
 from hf_multitask.data.schedule import StepBatchSampler
+from hf_multitask.training.checkpoints import checkpoint_file
 
 LOSSES_NAME = "epoch_losses.json"
 
@@ -78,11 +79,7 @@ class EpochLosses(TrainerCallback):
         Raises:
             ValueError: The checkpoint has none.
         """
-        path = Path(folder) / LOSSES_NAME
-        if not path.is_file():
-            raise ValueError(
-                f"checkpoint {folder} has no {LOSSES_NAME}: its run had another schedule, or saved models only."
-            )
+        path = checkpoint_file(folder, LOSSES_NAME, "another schedule")
         saved = json.loads(path.read_text())
         self.history[:] = saved["history"]
         # The sums are all processes' together: one has them, and the others nothing.

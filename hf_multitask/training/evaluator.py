@@ -69,6 +69,11 @@ class MultiTaskEvaluator(Trainer):
             eval_dataset = self._prepare_datasets("eval_dataset", eval_dataset)
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As the parent; the model is not given the numbers of the rows."""
+        inputs = {key: value for key, value in inputs.items() if key != "rows"}
+        return super().prediction_step(model, inputs, *args, **kwargs)
+
     def evaluation_loop(
         self,
         dataloader: Mapping[str, DataLoader],

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
@@ -20,7 +20,8 @@ from hf_multitask.model.configuration_mtbert import TaskConfig
 
 logger = logging.getLogger(__name__)
 
-NONFINITE_NAME = "nonfinite_losses.jsonl"
+# Names with an underscore are not pushed: rows of the data are nobody else's business.
+NONFINITE_NAME = "_nonfinite_losses.jsonl"
 # A spike is this many times the median of the last logs, and this many of their (normal) standard deviations above it.
 _SPIKE_RATIO, _SPIKE_DEVIATIONS, _SPIKE_LOGS, _SPIKE_WINDOW = 3.0, 6.0, 5, 20
 # Outputs that differ by less than this share of the largest are one output.
@@ -31,9 +32,10 @@ class NonFiniteGuard(TrainerCallback):
     """Leaves out updates that would ruin the weights, and ends a training that has come to nothing but those.
 
     An update is left out if one of its losses or its gradient's norm is NaN or infinite, in any process. What made it
-    is appended to `nonfinite_losses.jsonl` in the run's folder: step, tasks, their losses, and the rows, by number and
+    is appended to `_nonfinite_losses.jsonl` in the run's folder: step, tasks, their losses, and the rows, by number and
     as the model read them. Under fp16 the gradient scaler leaves updates out itself, and the norms of those that it
-    tries its scale on say nothing: there, only losses count.
+    tries its scale on say nothing: there, only losses count. DeepSpeed has made an update before it can be left out, so
+    that with it the first bad one ends the training.
 
     Args:
         accelerator: The trainer's.
@@ -90,6 +92,8 @@ class NonFiniteGuard(TrainerCallback):
         if not has_bad_loss:
             what = f"step {step}: the gradient's norm is {self._norm}, with finite losses ({losses})"
         self._in_a_row += 1
+        if self._accelerator.distributed_type == DistributedType.DEEPSPEED:
+            raise FloatingPointError(f"{what}, and DeepSpeed has made the update. Its rows are in {self._path}.")
         if self._in_a_row > self._patience:
             raise FloatingPointError(
                 f"{what}; {self._in_a_row} updates in a row could not be made (nonfinite_patience {self._patience}). "

@@ -20,6 +20,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
 from hf_multitask.model.modeling_mtbert import MultiTaskBertModel
+from hf_multitask.training.checkpoints import checkpoint_file
 from hf_multitask.training.divergence import divergence
 from hf_multitask.training.groups import ArgumentGroup
 from hf_multitask.training.perturbation import random_state, set_random_state
@@ -124,11 +125,7 @@ class ProximalPoint(TrainerCallback):
         Raises:
             ValueError: The checkpoint has none.
         """
-        path = Path(folder) / AVERAGE_NAME
-        if not path.is_file():
-            raise ValueError(
-                f"checkpoint {folder} has no {AVERAGE_NAME}: its run had no proximal point, or saved models only."
-            )
+        path = checkpoint_file(folder, AVERAGE_NAME, "no proximal point")
         self.start()
         load_model(self.average, str(path))
 

@@ -24,6 +24,7 @@ from hf_multitask.data.schedule import (
 )
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
 from hf_multitask.training.callbacks import EpochLosses, EpochSetter
+from hf_multitask.training.checkpoints import RunRefusedError
 from hf_multitask.training.optimizer import phased
 
 logger = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ class ScheduledTrainer(Trainer):
             self.lr_scheduler = None
             course = super().create_scheduler(length, optimizer)
             if not isinstance(course, LambdaLR):
-                raise ValueError(f"lr_scheduler_type {self.args.lr_scheduler_type} cannot go by phases.")
+                raise RunRefusedError(f"lr_scheduler_type {self.args.lr_scheduler_type} cannot go by phases.")
             courses.append(course.lr_lambdas[0])
         factors = self.args.phase_learning_rates or [1.0] * len(lengths)
         optimizer = self.optimizer if optimizer is None else optimizer

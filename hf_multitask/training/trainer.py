@@ -145,7 +145,7 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
         self._meters = Meters(logged, sums=["smart_skipped"], device=args.device)
 
     def _check_methods(self) -> None:
-        if self.args.fp16 and self.args.device.type == "cpu":
+        if self.args.mixed_precision == "fp16" and self.args.device.type == "cpu":
             raise ValueError("fp16 needs a GPU; on a CPU it would be fp32 without a word. Use bf16.")
         if (self._proximal or self._surgery) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ValueError("proximal and surgery need whole weights and gradients, which FSDP and DeepSpeed divide.")
@@ -188,9 +188,19 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
     # ---- Training ----
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As the parents; a training that breaks off leaves the model as it would at its end."""
+        """As the parents; a training that breaks off leaves the model as it would at its end.
+
+        Raises:
+            FloatingPointError: Too many updates in a row could not be made; see [`NonFiniteGuard`]. A checkpoint has
+                the last one that was.
+        """
         try:
             return super().train(*args, **kwargs)
+        except FloatingPointError:
+            # All processes come here together.
+            if not self.is_deepspeed_enabled:
+                self._save_checkpoint(self.model_wrapped, None)
+            raise
         finally:
             self.is_in_train = False
             for callback in self.callback_handler.callbacks:

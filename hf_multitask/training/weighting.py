@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from hf_multitask.model.configuration_mtbert import nearest
+from hf_multitask.training.checkpoints import checkpoint_file
 
 logger = logging.get_logger(__name__)
 
@@ -152,11 +153,7 @@ class LossWeighting(TrainerCallback):
         Raises:
             ValueError: The checkpoint has none.
         """
-        path = Path(folder) / STATE_NAME
-        if not path.is_file():
-            raise ValueError(
-                f"checkpoint {folder} has no {STATE_NAME}: its run had fixed weights, or saved models only."
-            )
+        path = checkpoint_file(folder, STATE_NAME, "fixed weights")
         saved = torch.load(path, map_location=self._accelerator.device, weights_only=True)
         self.scalarizer.load_state_dict(saved["parameters"])
         self._epochs = saved["epochs"]

@@ -220,7 +220,7 @@ def test_a_loss_that_one_process_alone_cannot_compute_is_left_out_by_both(tmp_pa
     process = launch(folder, worker, json.dumps([SETTINGS]))
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors[-3000:]
-    lines = (folder / "nonfinite_losses.jsonl").read_text().splitlines()
+    lines = (folder / "_nonfinite_losses.jsonl").read_text().splitlines()
     assert [(row["step"], row["process"], row["task"]) for row in map(json.loads, lines)] == [
         (2, 1, "quora"),
         (4, 1, "quora"),
