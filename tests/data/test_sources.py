@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hf_multitask.data.sources import FileSource, HubSource, read_file
 
@@ -118,3 +118,20 @@ def test_texts_of_several_lines_are_no_such_quotes(tmp_path: Path, caplog: Any) 
     (tmp_path / "t.tsv").write_text('sentence\tlabel\n"one line,\nand another"\t1\n')
     assert FileSource(train="t.tsv", data_dir=str(tmp_path)).load("train").num_rows == 1
     assert not caplog.text
+
+
+def test_a_streamed_hub_dataset_keeps_the_names_of_its_classes_in_every_split(tmp_path: Path) -> None:
+    features = Features({"sentence": Value("string"), "label": ClassLabel(names=["neg", "pos"])})
+    rows = Dataset.from_dict({"sentence": ["a", "b"], "label": [1, 0]}, features=features)
+    for split in ("train", "validation"):
+        rows.to_parquet(str(tmp_path / f"{split}.parquet"))
+    for streaming in (False, True):
+        source = HubSource(path=str(tmp_path), streaming=streaming)
+        assert source.load("validation").features == features
+        assert source.stream("train").features == features
+
+
+def test_an_array_of_json_may_have_null_on_a_line_of_its_own(tmp_path: Path) -> None:
+    rows = [{"sentence": "a", "label": "1", "other": [None, None]}, {"sentence": "b", "label": "0", "other": [None]}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows, indent=2))
+    assert read_file(str(tmp_path / "rows.json"))["sentence"][:] == ["a", "b"]

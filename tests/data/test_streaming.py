@@ -165,3 +165,26 @@ def test_streams_without_known_columns_are_read_too(tokenizer: Any) -> None:
     batch = stream[[0, 1]]
     assert set(batch) == {"input_ids", "input_ids_2", "label", "row"}
     assert sorted(stream[list(range(10))]["row"]) == list(range(1, 11))
+
+
+def test_another_seed_is_another_order_of_which_nothing_was_counted_yet(
+    tmp_path: Path, tokenizer: Any, caplog: Any
+) -> None:
+    bad = dict.fromkeys(range(10, 500, 50), ",1") | dict.fromkeys(range(2, 500, 100), f"{'a ' * 30},1")
+    rows = open_stream(write(tmp_path, 500, bad=bad), tokenizer, "drop", shuffle_buffer=100)
+    for seed in (0, 7):
+        rows.set_seed(seed)
+        assert rows.refresh_report().rows == rows.refresh_report().all_dropped == 0
+        # Two passes, of which only the first is counted.
+        rows[list(range(981))]
+        report = rows.refresh_report()
+        assert (report.rows, report.all_dropped, len(report.dropped), report.truncated) == (500, 10, 5, 5)
+
+
+def test_the_first_rows_of_the_source_are_looked_at_whatever_the_order_of_training(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    path = write(tmp_path, 3000, bad={900: "fine,7"})
+    for buffer in (1, 10_000):
+        with pytest.raises(ValueError, match="row 900: column 'label' is '7'"):
+            open_stream(path, tokenizer, shuffle_buffer=buffer)

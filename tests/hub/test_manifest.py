@@ -120,6 +120,18 @@ def test_older_checkpoints_are_there_until_the_new_one_is_whole(
     assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-6"]
 
 
+def test_what_is_no_failed_write_is_not_taken_for_one(
+    make_trainer: Any,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(folder: Any) -> None:
+        raise RuntimeError("CUDA out of memory.")
+
+    monkeypatch.setattr(publisher, "seal", fail)
+    with pytest.raises(RuntimeError, match=r"^CUDA out of memory\.$"):
+        make_trainer(**SAVING).train()
+
+
 @pytest.mark.slow
 def test_a_run_killed_at_twenty_random_moments_ends_as_one_that_was_not(tmp_path: Path) -> None:
     draw = random.Random(0)

@@ -209,6 +209,11 @@ def test_an_interrupted_run_is_resumed(run_in_process: Callable, tmp_path: Path)
     state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
     assert state["global_step"] == 4
 
+    run = run_in_process("train.py", *save, "--resume_from_checkpoint", "true", "--loss_weighting", "uncertainty")
+    assert run.returncode == 1
+    assert "error: checkpoint " in run.stderr
+    assert "its run had fixed weights, or saved models only." in run.stderr
+
     weights = tmp_path / "out" / "checkpoint-4" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     run = run_in_process("train.py", *save, "--max_steps", 6, "--resume_from_checkpoint", weights.parent)

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from transformers import TrainerCallback
 
+from hf_multitask.hub.manifest import newest_whole
 from hf_multitask.training.health import NONFINITE_NAME, HealthWarnings, is_constant
 from tests.conftest import task_rows, tiny_model, without_dropout
 from tests.training.conftest import TRAINING
@@ -85,8 +87,9 @@ def test_patience_counts_updates_in_a_row(make_trainer: Any, tmp_path: Path) -> 
     ) as error:
         trainer.train()
     assert str(tmp_path / "end" / NONFINITE_NAME) in str(error.value)
-    # It ends with the weights of the last update that could be made.
+    # It ends with the weights of the last update that could be made, in a whole checkpoint too.
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+    assert newest_whole(tmp_path / "end").name == "checkpoint-3"
 
 
 def test_a_gradient_that_is_not_finite_counts_too(make_trainer: Any, tmp_path: Path) -> None:
@@ -133,6 +136,43 @@ def test_under_a_gradient_scaler_losses_count_and_the_norms_that_it_tries_do_not
     assert [record["step"] for record in records(tmp_path / "out")] == [4]
     assert torch.equal(weights.seen[0], weights.seen[1])
     assert weights.seen[-1].isfinite().all()
+
+
+def test_deepspeed_has_made_the_update_so_that_the_first_ends_the_run(make_trainer: Any, monkeypatch: Any) -> None:
+    model = tiny_model()
+    poison(model, "sst", {0})
+    trainer = make_trainer(model)
+    monkeypatch.setattr(trainer._guard, "_accelerator", _DeepSpeed(trainer.accelerator))
+    with pytest.raises(
+        FloatingPointError, match="step 1: the loss is of task 'sst' nan, and DeepSpeed has made the up"
+    ):
+        trainer.train()
+
+
+class _DeepSpeed:
+    """An accelerator that says it is of DeepSpeed."""
+
+    distributed_type = DistributedType.DEEPSPEED
+
+    def __init__(self, accelerator: Any) -> None:
+        self._accelerator = accelerator
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._accelerator, name)
+
+
+def test_rows_of_the_data_are_in_no_file_that_is_pushed() -> None:
+    # Trainer's push leaves such names out.
+    assert NONFINITE_NAME.startswith("_")
+
+
+def test_the_model_is_not_given_the_numbers_of_rows(make_trainer: Any) -> None:
+    trainer, seen = make_trainer(), set()
+    trainer.model.backbone.register_forward_pre_hook(lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True)
+    rows = {"sst": task_rows(9)["sst"].remove_columns("label")}
+    assert len(trainer.predict(rows).predictions["sst"]) == 9
+    assert "input_ids" in seen
+    assert "rows" not in seen
 
 
 def test_a_negative_patience_is_refused(make_trainer: Any) -> None:

@@ -82,3 +82,11 @@ def test_only_training_rows_can_be_streamed_and_only_texts(make_streamed: Any, t
     wrong = IterableDataset.from_generator(lambda: iter([{"sentence": "a film", "label": 9}]))
     with pytest.raises(ValueError, match="train_dataset: task 'sst': the stream: row 1: column 'label' is 9"):
         make_streamed(train={"sst": wrong})
+
+
+def test_the_card_of_a_run_on_a_stream_says_that_its_length_is_not_known(make_streamed: Any, tmp_path: Path) -> None:
+    trainer = make_streamed(bf16=True)
+    trainer.create_model_card()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| sst | train | given in Python | not known |" in card
+    assert "| mixed_precision | bf16 |" in card
