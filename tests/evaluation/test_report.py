@@ -135,6 +135,7 @@ def test_pictures_that_are_no_reports_stay(tmp_path: Path) -> None:
     assert not (tmp_path / "sst-bias.png").exists()
 
 
+@pytest.mark.slow
 def test_labels_may_have_dollars_and_be_many() -> None:
     for labels in (["$5_$6", "b"], [f"class {number}" for number in range(200)]):
         task = TaskConfig("single_label_classification", labels=labels)

@@ -170,6 +170,7 @@ def test_a_run_killed_at_twenty_random_moments_ends_as_one_that_was_not(tmp_path
         assert torch.equal(killed[name], value), name
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_with_the_checkpoint_that_is_left(tmp_path: Path, tokenizer: Any) -> None:
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     # A limit on the size of files is what any user can set; the write fails half-way, as on a full disk.

@@ -47,7 +47,7 @@ TEXTS = [
         ("t.txt", b"a film", "t.txt is of no kind that can be read"),
     ],
 )
-@pytest.mark.parametrize("streaming", ["false", "true"])
+@pytest.mark.parametrize("streaming", ["false", pytest.param("true", marks=pytest.mark.slow)])
 def test_a_broken_file_is_refused_by_a_sentence(
     run_in_process: Callable, tmp_path: Path, name: str, content: bytes, message: str, streaming: str
 ) -> None:

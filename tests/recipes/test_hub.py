@@ -88,6 +88,7 @@ def test_a_pushed_run_is_the_same_model_wherever_it_is_loaded(
         assert theirs["predicted"] == predicted
 
 
+@pytest.mark.slow
 def test_two_processes_push_as_one_does(hub: LoopbackHub, tmp_path: Path) -> None:
     push = ("--push_to_hub", "--hub_model_id", "user/two", "--hub_strategy", "checkpoint", "--hub_always_push")
     save = ("--save_strategy", "steps", "--save_steps", 1, "--use_cpu")

@@ -32,6 +32,7 @@ def write_sweep(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+@pytest.mark.slow
 def test_a_sweep_tabulates_its_runs_reports_a_failed_one_and_repeats_none(
     write_sweep: Callable, run_in_process: Callable, tmp_path: Path
 ) -> None:

@@ -112,6 +112,7 @@ def test_two_processes_train_as_one_does_with_the_whole_batch(make_trainer, tmp_
 REGULARISERS = {"smart": {"weight": 0.5, "epsilon": 0.2, "sigma": 0.1, "eta": 0.3}, "proximal": {"weight": 0.3}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [
