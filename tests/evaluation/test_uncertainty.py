@@ -79,7 +79,7 @@ def test_the_final_score_of_one_task_has_that_tasks_interval() -> None:
     assert intervals["a_accuracy"] == bootstrap_intervals(CLASSES, predicted, labels)["accuracy"]
 
 
-@pytest.mark.parametrize("draw", [scores, classes])
+@pytest.mark.parametrize("draw", [pytest.param(scores, marks=pytest.mark.slow), classes])
 def test_p_values_are_uniform_where_the_models_are_alike(draw: Draw) -> None:
     rng = np.random.default_rng(2)
     task, metric = (SCORES, "pearson") if draw is scores else (CLASSES, "accuracy")
