@@ -1,7 +1,5 @@
 """Broken and hostile input: whatever comes, it is used, or refused by a sentence, and no row is lost without a word."""
 
-import csv
-import io
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -81,11 +79,11 @@ def test_any_bytes_are_a_table_or_a_sentence(tmp_path: Path, content: bytes, kin
 
 
 def as_csv(rows: list[tuple[str, str]], order: list[str]) -> bytes:
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\n")
-    writer.writerow(order)
-    writer.writerows([dict(zip(("sentence", "label"), row, strict=True))[column] for column in order] for row in rows)
-    return out.getvalue().encode("utf-8-sig")
+    # Not by Python's csv, which before 3.11 takes no NUL.
+    named = [dict(zip(("sentence", "label"), row, strict=True)) for row in rows]
+    lines = [order, *([row[column] for column in order] for row in named)]
+    cells = (['"' + cell.replace('"', '""') + '"' for cell in line] for line in lines)
+    return "".join(",".join(line) + "\n" for line in cells).encode("utf-8-sig")
 
 
 def as_jsonl(rows: list[tuple[str, str]], order: list[str]) -> bytes:
