@@ -82,6 +82,7 @@ class StreamedRows:
     ) -> None:
         self.size = size
         self.report = SplitReport(where, 0)
+        self._place = f"task {name!r}: {where}"
         self._name, self._max_length, self._on_bad_rows = name, max_length, on_bad_rows
         self._tokenize = batch_tokenizer(task, tokenizer, max_length)
         self._texts = text_columns(task)
@@ -130,7 +131,7 @@ class StreamedRows:
         if self._reader is None or position < self._next:
             self._reader, self._next = self._read(), 0
         row: dict[str, Any] = {}
-        with _readable(f"task {self._name!r}: {self.report.source}"):
+        with _readable(self._place):
             while self._next <= position:
                 row = next(self._reader)
                 self._next += 1
@@ -153,19 +154,24 @@ class StreamedRows:
                 if not row["problem"]:
                     yield {**row, "is_first_pass": pass_ == 0}
             if read == dropped:
-                raise StreamError(f"task {self._name!r}: {self.report.source} has no rows{' left' * bool(read)}.")
+                raise self._has_no_rows(read)
 
     def _drop(self, bad: BadRow, number: int) -> None:
-        place = f"task {self._name!r}: {self.report.source}"
-        if self._on_bad_rows == "error":
-            raise StreamError(f"{place}: {bad} Mend it, or set on_bad_rows: drop.")
+        self._refuse_unless_dropped(bad)
         # A reader that began anew comes by rows of which all was said.
         if number > self._told:
             self._told = number
             if number <= _LISTED:
                 self.report.dropped.append(bad)
             if _speaks() and _is_told(number, _LISTED):
-                logger.warning("%s: %s Dropped; that makes %d.", place, bad, number)
+                logger.warning("%s: %s Dropped; that makes %d.", self._place, bad, number)
+
+    def _refuse_unless_dropped(self, bad: BadRow) -> None:
+        if self._on_bad_rows == "error":
+            raise StreamError(f"{self._place}: {bad} Mend it, or set on_bad_rows: drop.")
+
+    def _has_no_rows(self, read: int) -> StreamError:
+        return StreamError(f"{self._place} has no rows{' left' * bool(read)}.")
 
     def _count_cut(self, rows: int) -> None:
         before = int(self._cut.sum())
@@ -179,15 +185,15 @@ class StreamedRows:
 
     def _first_labels(self) -> list[Any]:
         """The labels of the first rows, which are looked at in the source's order."""
-        place = f"task {self._name!r}: {self.report.source}"
-        with _readable(place):
+        with _readable(self._place):
             rows = list(islice(_rows(self._checked), LOOKED_AT))
-        bad = [BadRow(row["row"], row["problem"]) for row in rows if row["problem"]]
-        if bad and self._on_bad_rows == "error":
-            raise StreamError(f"{place}: {bad[0]} Mend it, or set on_bad_rows: drop.")
-        if len(bad) == len(rows) < LOOKED_AT:
-            raise StreamError(f"{place} has no rows{' left' * bool(rows)}.")
-        return [row["label"] for row in rows if not row["problem"]]
+        for row in rows:
+            if row["problem"]:
+                self._refuse_unless_dropped(BadRow(row["row"], row["problem"]))
+        labels = [row["label"] for row in rows if not row["problem"]]
+        if not labels and len(rows) < LOOKED_AT:
+            raise self._has_no_rows(len(rows))
+        return labels
 
     def __getstate__(self) -> dict[str, Any]:
         # Readers do not travel to other processes.
