@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Value
 
+from hf_multitask.data.labels import LabelReader
 from hf_multitask.data.sources import Source
 from hf_multitask.model.configuration_mtbert import TaskConfig, nearest
 
@@ -43,6 +44,8 @@ class SplitReport:
         truncated: How many were cut to the longest input; of a streamed split, of those that this process trained on in
             its first pass.
         more_dropped: How many more could not be used.
+        labels_by_name: How many labels of usable rows were read by name, number or score, or as `label_map` says.
+        labels_by_id: How many were read as class ids.
     """
 
     source: str
@@ -51,6 +54,8 @@ class SplitReport:
     also_in_train: int | None = 0
     truncated: int = 0
     more_dropped: int = 0
+    labels_by_name: int = 0
+    labels_by_id: int = 0
 
     @property
     def all_dropped(self) -> int:
@@ -81,8 +86,8 @@ def load_split(
         on_bad_rows: `error` refuses the data; `drop` leaves bad rows out, reports them and logs them.
 
     Returns:
-        Rows with `sentence` (or `sentence1` and `sentence2`), `label` (int64 class id, or float64 score) and `row`
-        (the number of the row in its source, from 1); and the report.
+        Rows with `sentence` (or `sentence1` and `sentence2`), `label` (class id, a `ClassLabel` of the task's names, or
+        float64 score) and `row` (the number of the row in its source, from 1); and the report.
 
     Raises:
         ValueError: A column that is missing, or bad rows; the message names task, source, row, column and value.
@@ -93,16 +98,17 @@ def load_split(
         columns = standard_columns(task, source, where, raw.column_names)
         if raw.num_rows == 0:
             raise ValueError(f"{where} has no rows.")
-        rows, bad = check_rows(raw, task, columns, source.label_map)
+        rows, bad, by_id = check_rows(raw, task, columns, source.label_map)
     except ValueError as error:
         raise ValueError(f"task {name!r}: {error}") from error
     if bad:
-        message = f"task {name!r}: {where} has {_listed(bad)}"
+        message = f"task {name!r}: {where} has {listed(bad)}"
         if on_bad_rows == "error" or rows.num_rows == 0:
             hint = " Mend them, or set on_bad_rows: drop." if rows.num_rows else " No row is left."
             raise ValueError(message + hint)
         logger.warning("%s Dropped; %d rows are left.", message, rows.num_rows)
-    return rows, SplitReport(where, raw.num_rows, bad)
+    counts = {"labels_by_name": rows.num_rows - by_id, "labels_by_id": by_id}
+    return rows, SplitReport(where, raw.num_rows, bad, **counts)
 
 
 def standard_columns(task: TaskConfig, source: Source, where: str, there: list[str]) -> dict[str, str]:
@@ -126,7 +132,7 @@ def standard_columns(task: TaskConfig, source: Source, where: str, there: list[s
 
 def check_rows(
     raw: Dataset, task: TaskConfig, columns: Mapping[str, str], label_map: Mapping[Any, Any] | None = None
-) -> tuple[Dataset, list[BadRow]]:
+) -> tuple[Dataset, list[BadRow], int]:
     """Gives rows their standard columns and sorts out those that cannot be used.
 
     Args:
@@ -136,40 +142,50 @@ def check_rows(
         label_map: From raw values to labels, applied first.
 
     Returns:
-        The good rows, as [`load_split`] gives them, and the bad ones. A text must be there and not be blank; a
-        label must be there and be one of the task's label names or ids, or a finite score within its range.
+        The good rows, as [`load_split`] gives them, the bad ones, and how many labels were read as class ids. A text
+        must be there and not be blank; what a label must be is said in `labels.py`. A column that has names of labels
+        in some rows has no ids in others: those are bad.
+
+    Raises:
+        ValueError: The dataset's own classes, or the values of `label_map`, are not the task's labels.
     """
     features = {name: Value("string") for name in columns if name != "label"}
     if "label" in columns:
-        features["label"] = Value("float64" if task.is_regression else "int64")
+        features["label"] = Value("float64") if task.is_regression else ClassLabel(names=task.labels)
     checked = raw.map(
         row_checker(raw.features, task, columns, label_map),
         batched=True,
         with_indices=True,
         remove_columns=raw.column_names,
-        features=Features(features | {"row": Value("int64"), "problem": Value("string")}),
+        features=Features(features | {"row": Value("int64"), "problem": Value("string"), "by_id": Value("bool")}),
         desc="Checking rows",
     )
-    is_bad = pc.not_equal(checked.data.column("problem"), "")
-    bad = checked.select(_positions(is_bad)) if pc.any(is_bad).as_py() else []
-    bad_rows = [BadRow(row["row"], row["problem"]) for row in bad]
-    if bad_rows:
-        checked = checked.select(_positions(pc.invert(is_bad)))
-    return checked.remove_columns("problem"), bad_rows
+    table = checked.data
+    is_bad, is_id = pc.not_equal(table.column("problem"), ""), table.column("by_id")
+    is_mixed = pc.any(is_id).as_py() and pc.any(pc.invert(pc.or_(is_id, is_bad))).as_py()
+    if is_mixed:
+        is_bad = pc.or_(is_bad, is_id)
+    is_good = pc.invert(is_bad)
+    bad_rows = []
+    if pc.any(is_bad).as_py():
+        mixed = f"column {columns.get('label')!r} is a class id, where other rows have the labels' names."
+        bad_rows = [BadRow(row["row"], row["problem"] or mixed) for row in checked.select(_positions(is_bad))]
+        checked = checked.select(_positions(is_good))
+    by_id = pc.sum(pc.and_(is_id, is_good)).as_py() or 0
+    return checked.remove_columns(["problem", "by_id"]), bad_rows, by_id
 
 
 def row_checker(
     features: Features | None, task: TaskConfig, columns: Mapping[str, str], label_map: Mapping[Any, Any] | None = None
 ) -> Callable[..., dict[str, list[Any]]]:
     """What [`check_rows`] maps a dataset of these features by: from a batch, and its rows' indices, to standard columns
-    with `row` and `problem`, which is empty where there is none."""
-    return partial(
-        _check_batch,
-        columns=dict(columns),
-        task=task,
-        label_map={str(key): value for key, value in (label_map or {}).items()},
-        names=_class_names(features or {}, task, columns.get("label")),
-    )
+    with `row`, `problem`, which is empty where there is none, and `by_id`, whether the label was read as a class id.
+
+    Raises:
+        ValueError: As for [`check_rows`].
+    """
+    feature = (features or {}).get(columns.get("label", ""))
+    return partial(_check_batch, columns=dict(columns), read_label=LabelReader(task, label_map, feature))
 
 
 def count_overlap(train: Dataset, other: Dataset, task: TaskConfig) -> int:
@@ -190,32 +206,21 @@ def _matching_text_columns(task: TaskConfig, given: list[str]) -> list[str]:
     return given or wanted
 
 
-def _class_names(features: Mapping[str, Any], task: TaskConfig, column: str | None) -> list[str] | None:
-    """The dataset's own names of its class ids, if they are the task's names, in whichever order."""
-    feature = features.get(column or "")
-    if isinstance(feature, ClassLabel) and task.labels and set(feature.names) <= set(task.labels):
-        return list(feature.names)
-    return None
-
-
 def _check_batch(
-    batch: dict[str, list[Any]],
-    indices: list[int],
-    *,
-    columns: dict[str, str],
-    task: TaskConfig,
-    label_map: dict[str, Any],
-    names: list[str] | None,
+    batch: dict[str, list[Any]], indices: list[int], *, columns: dict[str, str], read_label: LabelReader
 ) -> dict[str, list[Any]]:
-    problems = [""] * len(indices)
-    output: dict[str, list[Any]] = {"row": [index + 1 for index in indices], "problem": problems}
+    problems, by_id = [""] * len(indices), [False] * len(indices)
+    output: dict[str, list[Any]] = {"row": [index + 1 for index in indices], "problem": problems, "by_id": by_id}
     for standard, column in columns.items():
         values, output[standard] = batch[column], []
         for i, value in enumerate(values):
+            usable: Any = None
             try:
-                usable = _label(value, task, label_map, names) if standard == "label" else _text(value)
+                if standard == "label":
+                    usable, by_id[i] = read_label(value)
+                else:
+                    usable = _text(value)
             except ValueError as error:
-                usable = None
                 problems[i] = problems[i] or f"column {column!r} {error}"
             output[standard].append(usable)
     return output
@@ -231,47 +236,11 @@ def _text(value: Any) -> str:
     return value
 
 
-def _label(value: Any, task: TaskConfig, label_map: dict[str, Any], names: list[str] | None) -> int | float:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise ValueError("is empty." if value is not None else "is missing.")
-    if label_map:
-        if str(value) not in label_map:
-            raise ValueError(f"is {value!r}, which label_map does not have; {nearest(str(value), list(label_map))}")
-        value = label_map[str(value)]
-    elif names is not None and isinstance(value, int) and 0 <= value < len(names):
-        value = names[value]
-    return _score(value, task) if task.is_regression else _class_id(value, task)
-
-
-def _score(value: Any, task: TaskConfig) -> float:
-    low, high = task.score_range
-    try:
-        score = float(value)
-    except (TypeError, ValueError):
-        score = math.nan
-    if not low <= score <= high:
-        raise ValueError(f"is {value!r}, not a score from {low:g} to {high:g}.")
-    return score
-
-
-def _class_id(value: Any, task: TaskConfig) -> int:
-    """A label's id, from its name or from the id itself (also written as text or as 1.0); names come first."""
-    name = str(value).strip()
-    if name in task.labels:
-        return task.labels.index(name)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if number.is_integer() and 0 <= number < len(task.labels):
-        return int(number)
-    raise ValueError(f"is {value!r}, not one of the labels {task.labels} or their ids 0 to {len(task.labels) - 1}.")
-
-
 def _positions(mask: Any) -> list[int]:
     return pc.indices_nonzero(mask).to_pylist()
 
 
-def _listed(bad: list[BadRow]) -> str:
+def listed(bad: list[BadRow]) -> str:
+    """How many rows are bad, and the first of them."""
     more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
     return f"{len(bad)} bad row(s): {' '.join(map(str, bad[:_SHOWN]))}{more}"

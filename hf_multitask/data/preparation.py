@@ -10,10 +10,19 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from hf_multitask.data.dataset import MultiTaskDataset
-from hf_multitask.data.loading import OnBadRows, SplitReport, check_rows, count_overlap, load_split, text_columns
+from hf_multitask.data.loading import (
+    OnBadRows,
+    SplitReport,
+    check_rows,
+    count_overlap,
+    listed,
+    load_split,
+    text_columns,
+)
 from hf_multitask.data.sources import Source
 from hf_multitask.data.streaming import StreamedRows, StreamError, column_names, load_stream
 from hf_multitask.data.tokenization import tokenize
+from hf_multitask.data.tokenized import check_tokenized
 from hf_multitask.model.configuration_mtbert import TaskConfig, nearest
 
 logger = logging.getLogger(__name__)
@@ -133,11 +142,11 @@ def _prepare_rows(
         if column not in rows.column_names:
             raise ValueError(f"needs a column {column!r}; it has {rows.column_names}.")
     if is_tokenized:
-        return rows
+        return check_tokenized(rows, task, tokenizer, max_length)
     columns = {name: name for name in [*wanted, "label"] if name in rows.column_names}
-    rows, bad = check_rows(rows, task, columns)
+    rows, bad, _ = check_rows(rows, task, columns)
     if bad:
-        raise ValueError(f"has {len(bad)} bad row(s), the first {bad[0]}")
+        raise ValueError(f"has {listed(bad)}")
     if tokenizer is None:
         raise ValueError("has texts; give their tokenizer as processing_class.")
     return tokenize(rows, task, tokenizer, max_length)

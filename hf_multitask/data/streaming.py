@@ -93,18 +93,18 @@ class StreamedRows:
             remove_columns=column_names(stream),
         )
         self._buffer, self._seed = shuffle_buffer, seed
-        # Seen by the processes of a loader's workers too: rows read, rows dropped; rows cut, by worker.
-        self._counts = torch.zeros(2, dtype=torch.int64).share_memory_()
+        # Seen by the processes of a loader's workers too: rows read, dropped, read by id; rows cut, by worker.
+        self._counts = torch.zeros(3, dtype=torch.int64).share_memory_()
         self._cut = torch.zeros(_WORKERS, dtype=torch.int64).share_memory_()
         self._reader: Iterator[dict[str, Any]] | None = None
         self._next = self._told = 0
-        self._read_so_far = (0, 0)
+        self._read_so_far = (0, 0, 0)
         # The labels of the first rows.
         self.labels = self._first_labels()
 
     def set_seed(self, seed: int) -> None:
         """Chooses the order of the rows; what was counted in another is forgotten."""
-        self._seed, self._reader, self._told, self._read_so_far = seed, None, 0, (0, 0)
+        self._seed, self._reader, self._told, self._read_so_far = seed, None, 0, (0, 0, 0)
         self.report.dropped.clear()
         self._counts.zero_()
         self._cut.zero_()
@@ -122,9 +122,10 @@ class StreamedRows:
 
     def refresh_report(self) -> SplitReport:
         """The report as of now."""
-        read, dropped = self._counts.tolist()
+        read, dropped, by_id = self._counts.tolist()
         self.report.rows, self.report.truncated = read, int(self._cut.sum())
         self.report.more_dropped = dropped - len(self.report.dropped)
+        self.report.labels_by_id, self.report.labels_by_name = by_id, read - dropped - by_id
         return self.report
 
     def _row(self, position: int) -> dict[str, Any]:
@@ -143,14 +144,15 @@ class StreamedRows:
             if self._buffer > 1:
                 stream = stream.shuffle(seed=self._seed, buffer_size=self._buffer, max_buffer_input_shards=1)
                 stream.set_epoch(pass_)
-            read = dropped = 0
+            read = dropped = by_id = 0
             for row in _rows(stream):
                 read += 1
                 if row["problem"]:
                     dropped += 1
                     self._drop(BadRow(row["row"], row["problem"]), dropped)
+                by_id += row["by_id"] and not row["problem"]
                 if pass_ == 0:
-                    self._read_so_far = (read, dropped)
+                    self._read_so_far = (read, dropped, by_id)
                 if not row["problem"]:
                     yield {**row, "is_first_pass": pass_ == 0}
             if read == dropped:

@@ -17,7 +17,7 @@ STS = TaskConfig("pair_regression")
 def check(task: TaskConfig, rows: list[tuple], **options: Any) -> tuple[Dataset, list[str]]:
     names = [*(["sentence1", "sentence2"] if task.is_pair else ["sentence"]), "label"]
     raw = Dataset.from_dict({name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)})
-    good, bad = check_rows(raw, task, {name: name for name in names}, **options)
+    good, bad, _ = check_rows(raw, task, {name: name for name in names}, **options)
     return good, [str(row) for row in bad]
 
 
@@ -31,7 +31,6 @@ def check(task: TaskConfig, rows: list[tuple], **options: Any) -> tuple[Dataset,
         (MOOD, "good", 1),
         (MOOD, " bad ", 0),
         (MOOD, "1", 1),
-        (MOOD, True, 1),
         (TaskConfig("single_label_classification", labels=["1", "2"]), "1", 0),
     ],
 )
@@ -39,7 +38,7 @@ def test_a_class_is_given_by_name_or_id(task: TaskConfig, value: Any, label: int
     rows, bad = check(task, [("a film", value)])
     assert not bad
     assert rows["label"][0] == label
-    assert rows.features["label"] == Value("int64")
+    assert rows.features["label"] == ClassLabel(names=task.labels)
 
 
 @pytest.mark.parametrize("value", [2.6, "2.6", 0, "5"])
@@ -86,10 +85,24 @@ def test_a_label_map_comes_first() -> None:
     assert bad == ["row 3: column 'label' is '?', which label_map does not have; known: +, 0."]
 
 
+def test_a_column_has_names_or_ids_and_not_both(tmp_path: Path) -> None:
+    rows, bad = check(MOOD, [("a", "good"), ("b", "1"), ("c", "fine"), ("d", "bad")])
+    assert rows["label"][:] == [1, 0]
+    assert bad[0] == "row 2: column 'label' is a class id, where other rows have the labels' names."
+    assert [row[:6] for row in bad] == ["row 2:", "row 3:"]
+
+
+@pytest.mark.parametrize(("labels", "counts"), [("good,bad", (2, 0)), ("1,0", (0, 2)), ("1.0,0.0", (0, 2))])
+def test_the_report_counts_what_was_read_by_name_and_by_id(tmp_path: Path, labels: str, counts: Any) -> None:
+    rows = "".join(f"a film,{label}\n" for label in labels.split(","))
+    _, report = load_split("mood", MOOD, source(tmp_path, f"text,mood\n{rows}"), "train")
+    assert (report.labels_by_name, report.labels_by_id) == counts
+
+
 def test_the_hubs_own_class_names_are_matched_by_name_and_not_by_number() -> None:
     features = Features({"sentence": Value("string"), "label": ClassLabel(names=["good", "bad"])})
     raw = Dataset.from_dict({"sentence": ["a", "b"], "label": [0, 1]}, features=features)
-    rows, _ = check_rows(raw, MOOD, {"sentence": "sentence", "label": "label"})
+    rows, _, _ = check_rows(raw, MOOD, {"sentence": "sentence", "label": "label"})
     assert rows["label"][:] == [1, 0]
 
 

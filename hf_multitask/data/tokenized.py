@@ -1,0 +1,145 @@
+"""Rows that come tokenized: cut to their real tokens, and checked before training as texts are."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import ClassLabel, Dataset, Value
+from transformers import PreTrainedTokenizerBase
+
+from hf_multitask.data.loading import check_rows, listed
+from hf_multitask.model.configuration_mtbert import TaskConfig
+
+
+def check_tokenized(
+    rows: Dataset, task: TaskConfig, tokenizer: PreTrainedTokenizerBase | None, max_length: int
+) -> Dataset:
+    """Checks tokenized rows, and leaves out the padding that an `attention_mask` shows.
+
+    Args:
+        rows: With `input_ids`, for a pair that is encoded apart `input_ids_2` too, and perhaps `token_type_ids`,
+            `attention_mask` (and `attention_mask_2`) and `label`.
+        task: What the rows are for.
+        tokenizer: Knows the padding; None: rows without a mask are taken to have none.
+        max_length: The longest row that the model takes, in tokens; 0: not known.
+
+    Returns:
+        The rows without masks; a label is a class id or a score.
+
+    Raises:
+        ValueError: A column that is missing or not wanted, lists of unequal lengths, a row without tokens, with too
+            many, or with padding that no mask shows, or a label that is none; the message names the row, from 1.
+    """
+    if ("input_ids_2" in rows.column_names) != (task.sequences_per_row == 2):
+        wanted = "input_ids_2, the second text's" if task.sequences_per_row == 2 else "input_ids alone"
+        raise ValueError(f"needs a column input_ids, and {wanted}; it has {rows.column_names}.")
+    rows = rows.with_format(None)
+    for suffix in ["", "_2"][: task.sequences_per_row]:
+        rows = _cut_to_mask(rows, suffix, tokenizer, max_length)
+    return _with_checked_labels(rows, task) if "label" in rows.column_names else rows
+
+
+class _Lists:
+    """A column of lists: all values end to end, and where each row begins."""
+
+    def __init__(self, table: pa.Table, column: str) -> None:
+        lists = table[column]
+        self.lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+        _refuse(self.lengths == 0, f"has no {column}")
+        self.values = pc.list_flatten(lists).to_numpy()
+        self.starts = np.cumsum(self.lengths) - self.lengths
+
+
+def _cut_to_mask(rows: Dataset, suffix: str, tokenizer: PreTrainedTokenizerBase | None, max_length: int) -> Dataset:
+    """The rows with one text's ids and token types where its mask is 1, and without the mask."""
+    table = rows.with_format("arrow")[:]
+    name, mask_name = f"input_ids{suffix}", f"attention_mask{suffix}"
+    ids = _Lists(table, name)
+    lengths = ids.lengths
+    columns = {name: ids}
+    if not suffix and "token_type_ids" in rows.column_names:
+        columns["token_type_ids"] = _Lists(table, "token_type_ids")
+    has_mask = mask_name in rows.column_names
+    if has_mask:
+        columns[mask_name] = _Lists(table, mask_name)
+    for column, lists in columns.items():
+        _refuse(lists.lengths != lengths, f"has another number of {column} than of {name}")
+    if has_mask:
+        mask = columns.pop(mask_name)
+        lengths = _real_lengths(mask, mask_name)
+        rows = rows.remove_columns(mask_name)
+        if len(mask.values) > lengths.sum():
+            rows = _replace(
+                rows, {column: lists.values[mask.values == 1] for column, lists in columns.items()}, lengths
+            )
+    else:
+        _refuse_padding(ids, tokenizer, mask_name)
+    if max_length:
+        _refuse(lengths > max_length, f"is longer than the {max_length} tokens that the model takes: cut its {name}")
+    return rows
+
+
+def _real_lengths(mask: _Lists, name: str) -> np.ndarray:
+    """How many ones each row's mask has, which must stand together."""
+    before = np.concatenate([[0], mask.values[:-1]])
+    before[mask.starts] = 0
+    runs = np.add.reduceat((mask.values == 1) & (before != 1), mask.starts, dtype=np.int64)
+    _refuse(
+        np.add.reduceat(~np.isin(mask.values, (0, 1)), mask.starts), f"has other numbers in its {name} than 0 and 1"
+    )
+    _refuse(runs == 0, f"has no real token: its {name} is 0 everywhere")
+    _refuse(runs > 1, f"has zeros between the ones of its {name}: padding stands before or after the tokens")
+    return np.add.reduceat(mask.values == 1, mask.starts, dtype=np.int64)
+
+
+def _refuse_padding(ids: _Lists, tokenizer: PreTrainedTokenizerBase | None, mask_name: str) -> None:
+    """Refuses rows that begin or end in padding; a token that serves for something else too is not told from it."""
+    pad = getattr(tokenizer, "pad_token_id", None)
+    others = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "unk_token_id")
+    if pad is None or pad in [getattr(tokenizer, other, None) for other in others]:
+        return
+    ends = ids.starts + ids.lengths - 1
+    is_padded = (ids.values[ids.starts] == pad) | (ids.values[ends] == pad)
+    _refuse(is_padded, f"has padding, and no {mask_name} that shows it: keep that column, or tokenize without padding")
+
+
+def _replace(rows: Dataset, values: Mapping[str, np.ndarray], lengths: np.ndarray) -> Dataset:
+    """The rows with other lists, of these lengths, in some columns."""
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
+    for column, flat in values.items():
+        lists: Any = pa.LargeListArray.from_arrays(offsets, pa.array(flat))
+        rows = rows.remove_columns(column).add_column(column, lists)
+    return rows
+
+
+def _with_checked_labels(rows: Dataset, task: TaskConfig) -> Dataset:
+    """The rows with class ids or scores for labels."""
+    if _are_read(rows, task):
+        return rows
+    labels, bad, _ = check_rows(rows.select_columns("label"), task, {"label": "label"})
+    if bad:
+        raise ValueError(f"has {listed(bad)}")
+    column: Any = labels.data.column("label")
+    return rows.remove_columns("label").add_column("label", column, feature=labels.features["label"])
+
+
+def _are_read(rows: Dataset, task: TaskConfig) -> bool:
+    """Whether the labels come from our own reader."""
+    feature, column = rows.features["label"], rows.with_format("arrow")[:]["label"]
+    if task.is_regression:
+        if feature != Value("float64") or column.null_count:
+            return False
+        low, high = task.score_range
+        return pc.all(pc.and_(pc.greater_equal(column, low), pc.less_equal(column, high))).as_py()
+    names = feature.names if isinstance(feature, ClassLabel) else None
+    return names == task.labels and column.null_count == 0 and pc.min(column).as_py() >= 0
+
+
+def _refuse(is_bad: np.ndarray, problem: str) -> None:
+    """Raises a sentence about the first bad row, if there is one."""
+    numbers = np.flatnonzero(is_bad)
+    if len(numbers):
+        more = f" ({len(numbers)} rows are such)" if len(numbers) > 1 else ""
+        raise ValueError(f"row {numbers[0] + 1} {problem}{more}.")

@@ -1,0 +1,146 @@
+"""The right values here are those that a person would read."""
+
+from typing import Any
+
+import pytest
+from datasets import ClassLabel
+
+from hf_multitask import TaskConfig
+from hf_multitask.data.labels import LabelReader
+
+
+def task(*labels: Any, **options: Any) -> TaskConfig:
+    return TaskConfig("single_label_classification", labels=list(labels), **options)
+
+
+STARS = task("1", "2", "3", "4", "5")
+MOOD = task("negative", "positive")
+STS = TaskConfig("pair_regression")
+
+
+@pytest.mark.parametrize(
+    ("labels", "value", "name"),
+    [
+        # What pandas writes where a value is missing in the column.
+        (STARS, 1.0, "1"),
+        (STARS, "2.0", "2"),
+        (STARS, 4.0, "4"),
+        (task("1", "0"), 1.0, "1"),
+        (task("1", "0"), "0.0", "0"),
+        (task("-1", "0", "1"), "-1.0", "-1"),
+        (task("-1", "0", "1"), 1, "1"),
+        (task("1.5", "0.5"), "5e-1", "0.5"),
+        (task("10000000000000001", "10000000000000000"), "10000000000000000.0", "10000000000000000"),
+        # Exact names go before equal numbers.
+        (task("01", "1"), "1", "1"),
+        (task("01", "1"), "01", "01"),
+        (task("true", "false"), True, "true"),
+        (task("true", "false"), False, "false"),
+        (task("False", "True"), True, "True"),
+        (task("good ", "bad"), "good", "good "),
+        (task("good ", "bad"), "good ", "good "),
+        (task("good", "bad"), " good", "good"),
+        (task("a", "a "), "a ", "a "),
+    ],
+)
+def test_a_value_is_the_label_of_that_name_or_of_an_equal_number(labels: TaskConfig, value: Any, name: str) -> None:
+    assert LabelReader(labels)(value) == (labels.labels.index(name), False)
+
+
+@pytest.mark.parametrize(("value", "label"), [(0, 0), ("1", 1), (1.0, 1), ("0.0", 0)])
+def test_a_value_is_an_id_where_it_can_be_nothing_else(value: Any, label: int) -> None:
+    assert LabelReader(MOOD)(value) == (label, True)
+    assert LabelReader(task("covid-19", "flu"))(value) == (label, True)
+
+
+@pytest.mark.parametrize(
+    ("labels", "value", "problem"),
+    [
+        (STARS, 0, "is 0, not one of the labels"),
+        (STARS, 5.5, "is 5.5, not one of the labels"),
+        (STARS, True, "is True, a boolean, not one of the labels"),
+        (MOOD, False, "label_map: {true: ..., false: ...}"),
+        (TaskConfig("pair_classification", num_labels=2), True, "is True, a boolean"),
+        (task("1 star", "2 stars"), 1, "an id could be mistaken"),
+        (task("class 1", "class 2"), "0.0", "an id could be mistaken"),
+        (task("01", "1"), 1.0, "an id could be mistaken"),
+        (MOOD, "1_0", "not one of the labels"),
+        (MOOD, "nan", "not one of the labels"),
+        (MOOD, "infinity", "not one of the labels"),
+        (MOOD, "٠", "not one of the labels"),
+        (MOOD, 10**400, "not one of the labels"),
+        (MOOD, "Positive", "is 'Positive', not one of the labels"),
+        (STS, True, "is True, not a score from 0 to 5"),
+        (STS, "1_0", "is '1_0', not a score"),
+        (STS, "1e999", "is '1e999', not a score"),
+    ],
+)
+def test_anything_else_is_refused(labels: TaskConfig, value: Any, problem: str) -> None:
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011  (the message is looked at below)
+        LabelReader(labels)(value)
+    assert problem in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("label_map", "value", "label"),
+    [
+        ({0: "positive", 1: "negative"}, "0.0", 1),
+        ({"0.0": "positive", "1.0": "negative"}, 0, 1),
+        ({1: "positive", 2: "negative"}, 2.0, 0),
+        ({"+ ": "positive", "-": "negative"}, "+", 1),
+        ({True: "positive", False: "negative"}, True, 1),
+        ({True: "positive", False: "negative"}, "false", 0),
+        ({"true": "positive", "false": "negative"}, True, 1),
+        ({"Y": 1, "N": 0}, "Y", 1),
+    ],
+)
+def test_keys_of_a_label_map_are_compared_as_names_are(label_map: dict[Any, Any], value: Any, label: int) -> None:
+    assert LabelReader(MOOD, label_map)(value) == (label, False)
+
+
+@pytest.mark.parametrize("label_map", [{"Y": True, "N": False}, {"Y": "yes"}, {"a": 2}, {"a": ["positive"]}])
+def test_a_label_map_to_what_is_no_label_is_refused_before_any_row(label_map: dict[str, Any]) -> None:
+    key = next(iter(label_map))
+    with pytest.raises(ValueError, match=f"label_map: what '{key}' stands for is .*, not one of the labels"):
+        LabelReader(MOOD, label_map)
+
+
+def test_a_label_map_serves_scores_too() -> None:
+    assert LabelReader(STS, {"low": 0, "high": "5.0"})("high") == (5.0, False)
+    with pytest.raises(ValueError, match="what 'high' stands for is 6, not a score from 0 to 5"):
+        LabelReader(STS, {"high": 6})
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (["Positive", "Negative"], [1, 0]),
+        (["POSITIVE ", "negative"], [1, 0]),
+        (["positive"], [1]),
+    ],
+)
+def test_a_datasets_own_classes_are_matched_by_name_in_any_case(names: list[str], ids: list[int]) -> None:
+    read = LabelReader(MOOD, feature=ClassLabel(names=names))
+    assert [read(number) for number in range(len(names))] == [(label, False) for label in ids]
+    with pytest.raises(ValueError, match="is -1, not the number of one of the dataset's classes"):
+        read(-1)
+
+
+@pytest.mark.parametrize("names", [["neg", "pos"], ["negative", "positive", "unsup"], ["positive", "Positive"]])
+def test_and_refused_with_both_lists_where_they_differ(names: list[str]) -> None:
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011
+        LabelReader(MOOD, feature=ClassLabel(names=names))
+    assert f"the dataset's classes {names} are not the task's labels ['negative', 'positive']" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "label_map", [{"pos": "positive", "neg": "negative"}, {0: "positive", 1: "negative"}, {"0": 1, "1": 0}]
+)
+def test_unless_a_label_map_says_by_name_or_number_which_is_which(label_map: dict[Any, Any]) -> None:
+    read = LabelReader(MOOD, label_map, ClassLabel(names=["pos", "neg"]))
+    assert (read(0), read(1)) == ((1, False), (0, False))
+
+
+def test_classes_that_are_numbers_in_their_order_say_no_more_than_ids() -> None:
+    read = LabelReader(MOOD, feature=ClassLabel(num_classes=2))
+    assert (read(0), read(1)) == ((0, True), (1, True))
