@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 from safetensors import SafetensorError
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
 from hf_multitask.building import build_trainer
@@ -25,7 +26,7 @@ from hf_multitask.data.sources import HubSource
 from hf_multitask.data.streaming import StreamError
 from hf_multitask.evaluation.summary import results_table
 from hf_multitask.hub.card import RunFacts
-from hf_multitask.hub.checkpoints import find_checkpoint
+from hf_multitask.hub.checkpoints import check_same_tasks, find_checkpoint, steps_made
 from hf_multitask.recipe import Recipe, RecipeParser, refusals, writable_folder
 from hf_multitask.scoring import score, trivial_scores
 from hf_multitask.training.callbacks import GracefulStop
@@ -95,6 +96,22 @@ def finish(trainer: MultiTaskTrainer, data: PreparedData, recipe: Recipe, result
         print(f"\n{results_table(scored.tasks, scored.metrics, scored.trivial)}\n\nSaved to {output_dir}.")
 
 
+def is_finished(trainer: MultiTaskTrainer, output_dir: Path, resume: str) -> bool:
+    """Whether the run in a folder was finished, and resuming would at most make some of its steps again.
+
+    The folder says it, not its newest checkpoint: a finished run may have kept only an earlier one, the best, and one
+    that broke off while it was scored has all steps behind it and is not finished.
+
+    Raises:
+        ValueError: The folder's model has other tasks.
+    """
+    total = trainer.total_steps()
+    if steps_made(output_dir) < total or (resume != "true" and steps_made(resume) < total):
+        return False
+    check_same_tasks(output_dir, trainer.model.config)
+    return True
+
+
 def main() -> None:
     with refusals():
         recipe = RecipeParser(DEFAULT_CONFIG, description=__doc__).parse_recipe(sys.argv[1:])
@@ -103,11 +120,21 @@ def main() -> None:
         output_dir = writable_folder(str(args.output_dir))
         trainer, data = build_trainer(recipe)
         resume = args.resume_from_checkpoint
+        if resume is not None and is_finished(trainer, output_dir, resume):
+            if trainer.is_world_process_zero():
+                print(
+                    f"The run in {output_dir} is finished: all {trainer.total_steps()} steps are made, and nothing is "
+                    "changed. To train on, raise max_steps or num_train_epochs."
+                )
+            trainer.end()
+            return
         if resume is not None:
-            resume = find_checkpoint(resume, str(output_dir), args.hub_token)
+            resume = find_checkpoint(resume, str(output_dir), args.hub_token, trainer.model.config)
     trainer.run_facts = run_facts(recipe, data)
     if trainer.is_world_process_zero():
         write_data_report(output_dir, data)
+        # Written when a run ends, by which it is known as finished: this one is not.
+        (output_dir / TRAINER_STATE_NAME).unlink(missing_ok=True)
 
     stop = GracefulStop(trainer.accelerator)
     trainer.add_callback(stop)

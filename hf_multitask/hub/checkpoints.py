@@ -1,34 +1,88 @@
 """Checkpoints of unfinished runs, in folders and on the Hub."""
 
 import re
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import CONFIG_NAME
 
 from hf_multitask.hub.manifest import check_whole, newest_whole
 from hf_multitask.hub.upload import refused_by_hub
+from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, TaskConfig
 
 LAST_CHECKPOINT = "last-checkpoint"
-_STATE_FILE = "trainer_state.json"
+# How a task is trained, not what it is: a run that goes on may change them, as it may its learning rate.
+_CHANGEABLE = ("dropout", "weight")
 
 
-def find_checkpoint(resume: str | bool, output_dir: str, token: str | None = None) -> str:
-    """The folder to resume from, whole.
+def find_checkpoint(
+    resume: str | bool, output_dir: str, token: str | None = None, config: MultiTaskBertConfig | None = None
+) -> str:
+    """The folder to resume from, whole and of the same tasks.
 
     Args:
         resume: A folder, a repository as for [`fetch_checkpoint`], or True or `true`, the newest whole one of the run.
         output_dir: The run's folder.
         token: Of the Hub.
+        config: Of the model that is to go on.
 
     Raises:
-        ValueError: There is none in the run's folder, or the one that is named is not whole.
+        ValueError: There is none in the run's folder, or the one that is named is not whole, or has other tasks than
+            the model; see [`check_same_tasks`].
         OSError: As for [`fetch_checkpoint`].
     """
     if resume in (True, "true"):
-        return str(newest_whole(output_dir))
-    folder = str(resume) if Path(str(resume)).is_dir() else fetch_checkpoint(str(resume), token)
-    check_whole(folder)
+        folder = str(newest_whole(output_dir))
+    else:
+        folder = str(resume) if Path(str(resume)).is_dir() else fetch_checkpoint(str(resume), token)
+        check_whole(folder)
+    if config is not None:
+        check_same_tasks(folder, config)
     return folder
+
+
+def check_same_tasks(folder: str | Path, config: MultiTaskBertConfig) -> None:
+    """Refuses a folder whose model has another table of tasks: weights and optimizer states would go to wrong heads.
+
+    Args:
+        folder: The checkpoint, or a run's folder. One without a model's configuration is not looked at.
+        config: Of the model that is to go on.
+
+    Raises:
+        ValueError: The tables differ; the message says in what.
+    """
+    if not (Path(folder) / CONFIG_NAME).is_file():
+        return
+    differences = list(_task_differences(MultiTaskBertConfig.from_pretrained(folder), config))
+    if differences:
+        raise ValueError(
+            f"checkpoint {folder} cannot be resumed, since its tasks are not this run's: {'; '.join(differences)}. "
+            "Resume with the tasks that it has, or begin a new run from its model by backbone."
+        )
+
+
+def _task_differences(saved: MultiTaskBertConfig, wanted: MultiTaskBertConfig) -> Iterator[str]:
+    if list(saved.tasks) != list(wanted.tasks):
+        # The order too: the optimizer's states are found by it.
+        yield f"it has {', '.join(saved.tasks) or 'none'}, and the run has {', '.join(wanted.tasks) or 'none'}"
+    for name in (name for name in saved.tasks if name in wanted.tasks):
+        for entry in fields(TaskConfig):
+            if entry.name == "pooling":
+                values = [config.pooling_of(name) for config in (saved, wanted)]
+            else:
+                values = [getattr(config.tasks[name], entry.name) for config in (saved, wanted)]
+            if entry.name not in _CHANGEABLE and values[0] != values[1]:
+                yield f"{entry.name} of task {name!r} is {values[0]!r} there and {values[1]!r} in the run"
+
+
+def steps_made(folder: str | Path) -> int:
+    """The updates that a checkpoint, or a finished run's folder, has behind it; 0 where none are recorded."""
+    path = Path(folder) / TRAINER_STATE_NAME
+    return TrainerState.load_from_json(str(path)).global_step if path.is_file() else 0
 
 
 def fetch_checkpoint(repo: str, token: str | None = None) -> str:
@@ -47,7 +101,7 @@ def fetch_checkpoint(repo: str, token: str | None = None) -> str:
     repo_id, _, revision = repo.partition("@")
     with refused_by_hub(f"the checkpoint {repo!r} is no folder"):
         files = HfApi(token=token).list_repo_files(repo_id, revision=revision or None)
-        folders = [Path(file).parent.name for file in files if re.fullmatch(rf"[^/]+/{_STATE_FILE}", file)]
+        folders = [Path(file).parent.name for file in files if re.fullmatch(rf"[^/]+/{TRAINER_STATE_NAME}", file)]
         steps = {name: int(name.rpartition("-")[2]) for name in folders if re.fullmatch(r"checkpoint-\d+", name)}
         name = LAST_CHECKPOINT if LAST_CHECKPOINT in folders else max(steps, key=lambda name: steps[name], default=None)
         if name is None:

@@ -56,11 +56,12 @@ class ModelPublisher(Trainer):
             kwargs: For the parent.
 
         Raises:
-            ValueError: There is no checkpoint, or the one that is named is not whole.
+            ValueError: There is no checkpoint, or the one that is named is not whole or of other tasks.
         """
         if resume_from_checkpoint:
             args = self.args
-            resume_from_checkpoint = find_checkpoint(resume_from_checkpoint, args.output_dir, args.hub_token)
+            where = (args.output_dir, args.hub_token)
+            resume_from_checkpoint = find_checkpoint(resume_from_checkpoint, *where, self.model.config)
             logger.info("Resuming from %s.", resume_from_checkpoint)
         return super().train(resume_from_checkpoint, **kwargs)
 

@@ -207,6 +207,24 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
                 if isinstance(callback, SparseEmbeddingGradient):
                     callback.restore()
 
+    def total_steps(self) -> int:
+        """The updates of the whole run, those before a checkpoint that it resumes from included."""
+        return self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
+
+    def _init_training_state(
+        self, max_steps: int, steps_per_epoch: int, epochs: int, resume_from_checkpoint: str | None, trial: Any
+    ) -> tuple[int, int]:
+        """As the parent, which within an epoch would make one more step of a run that has made all."""
+        begin = super()._init_training_state(max_steps, steps_per_epoch, epochs, resume_from_checkpoint, trial)
+        if resume_from_checkpoint is None or self.state.global_step < max_steps:
+            return begin
+        logger.warning(
+            "%s is of a finished run: it has made %d of %d steps, and no more are made. To train on, raise max_steps "
+            "or num_train_epochs.",
+            *(resume_from_checkpoint, self.state.global_step, max_steps),
+        )
+        return epochs, 0
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The parent's optimizer, with groups of their own for the heads."""
         is_new = self.optimizer is None

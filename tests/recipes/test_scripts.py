@@ -224,6 +224,26 @@ def test_an_interrupted_run_is_resumed(run_in_process: Callable, tmp_path: Path)
     assert "has no whole checkpoint to resume from; there are: none at all." in run.stderr
 
 
+def test_a_finished_run_says_so_and_is_left_as_it_is(run_in_process: Callable, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    # Of the two checkpoints only the best is kept, which is not always the last.
+    flags = ("--output_dir", out, "--max_steps", 2, "--eval_strategy", "steps", "--eval_steps", 1, "--use_cpu")
+    flags += ("--save_strategy", "steps", "--save_steps", 1, "--write_report", "false")
+    assert run_in_process("train.py", *flags).returncode == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    for resume in ("true", *out.glob("checkpoint-2")):
+        run = run_in_process("train.py", *flags, "--resume_from_checkpoint", resume)
+        assert run.returncode == 0, run.stderr[-2000:]
+        assert f"The run in {out} is finished: all 2 steps are made, and nothing is changed." in run.stdout
+        assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    swapped = ("--resume_from_checkpoint", "true", "--tasks.sentiment.labels", "[positive, neutral, negative]")
+    for steps in (2, 3):
+        run = run_in_process("train.py", *flags, *swapped, "--max_steps", steps)
+        assert run.returncode == 2
+        assert "labels of task 'sentiment' is ['negative', 'neutral', 'positive'] there" in run.stderr
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.slow
 def test_a_run_that_is_told_to_end_saves_its_step_and_says_how_to_go_on(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "recipes" / "train.py"), "--output_dir", str(tmp_path / "out"), *QUICK]
