@@ -1,10 +1,13 @@
 """From a recipe to the trainer that runs it."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from transformers import AutoTokenizer, set_seed
+from transformers import AutoTokenizer, IntervalStrategy, PreTrainedTokenizerBase, set_seed
 
 from hf_multitask.data.preparation import PreparedData
+from hf_multitask.data.sources import SPLITS
 from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig
 from hf_multitask.model.modeling_mtbert import MultiTaskBertModel
 from hf_multitask.recipe import Recipe, prepare_data
@@ -45,7 +48,48 @@ def build_trainer(recipe: Recipe, **kwargs: Any) -> tuple[MultiTaskTrainer, Prep
         # Saved with the tokenizer, so that whoever loads the model cuts texts where the training did.
         tokenizer.model_max_length = min(recipe.data.max_length, tokenizer.model_max_length)
     with args.main_process_first(desc="preparing the data"):
-        data = prepare_data(recipe, model.config, tokenizer, ["train", "validation"])
-    rows = data.rows
-    trainer = MultiTaskTrainer(model, args, rows["train"], rows["validation"], processing_class=tokenizer, **kwargs)
+        # With nothing to evaluate, the tasks that have validation data are scored at the end, if there are any.
+        is_evaluated = args.eval_strategy != IntervalStrategy.NO or args.eval_on_start or args.load_best_model_at_end
+        required, optional = (["train", "validation"], []) if is_evaluated else (["train"], ["validation"])
+        data = prepare_available(recipe, model.config, tokenizer, required, optional)
+    rows, validation = data.rows["train"], data.rows.get("validation")
+    trainer = MultiTaskTrainer(model, args, rows, validation, processing_class=tokenizer, **kwargs)
     return trainer, data
+
+
+def prepare_available(
+    recipe: Recipe,
+    config: MultiTaskBertConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    required: Sequence[str],
+    optional: Sequence[str],
+) -> PreparedData:
+    """The recipe's data for the model's tasks, of some splits only where a task's source names them.
+
+    Args:
+        recipe, config, tokenizer: As for [`prepare_data`].
+        required: Splits that every task must have.
+        optional: Splits that are left out of the tasks whose source has none; what is named must be there.
+
+    Raises:
+        ValueError: As for [`prepare_data`], or the recipe has none of the model's tasks.
+    """
+    names = [name for name in config.tasks if name in recipe.sources]
+    if not names:
+        raise ValueError(
+            f"the recipe has none of the model's tasks: it has {', '.join(recipe.sources)}, and the model has "
+            f"{', '.join(config.tasks) or 'none'}; name the model's own recipe by --config."
+        )
+    prepared = PreparedData()
+    for name in names:
+        source = recipe.sources[name]
+        splits = [split for split in SPLITS if split in required or (split in optional and getattr(source, split))]
+        part = prepare_data(replace(recipe, sources={name: source}), config, tokenizer, splits)
+        for whole, of_task in (
+            (prepared.rows, part.rows),
+            (prepared.texts, part.texts),
+            (prepared.reports, part.reports),
+        ):
+            for split, by_task in of_task.items():
+                whole.setdefault(split, {}).update(by_task)
+    return prepared

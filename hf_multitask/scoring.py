@@ -1,6 +1,7 @@
 """A model on a split of a recipe's data: its predictions, their scores, and the report of both."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from datasets import Dataset
 from transformers import AutoModel, AutoTokenizer
 from transformers.trainer import TRAINER_STATE_NAME
 
+from hf_multitask.building import prepare_available
 from hf_multitask.data.loading import text_columns
 from hf_multitask.data.preparation import PreparedData
 from hf_multitask.data.streaming import StreamedRows
@@ -19,11 +21,13 @@ from hf_multitask.evaluation.bias import probe_bias
 from hf_multitask.evaluation.metrics import Metrics, trivial_score
 from hf_multitask.evaluation.uncertainty import Interval, all_intervals
 from hf_multitask.model.configuration_mtbert import TaskConfig
-from hf_multitask.recipe import Recipe, prepare_data
+from hf_multitask.recipe import Recipe
 from hf_multitask.training.trainer import MultiTaskTrainer
 
 if TYPE_CHECKING:
     from hf_multitask.evaluation.report import Report
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -73,7 +77,7 @@ def score(trainer: MultiTaskTrainer, data: PreparedData, split: str, probe: bool
 
     Args:
         trainer: The trainer.
-        data: With the rows of `train`, for the trivial predictor, and of the split.
+        data: With the rows of the split, and those of `train` for the trivial predictor, where there are any.
         split: `train`, `validation` or `test`.
         probe: Whether to probe for biases too.
     """
@@ -103,10 +107,15 @@ def score(trainer: MultiTaskTrainer, data: PreparedData, split: str, probe: bool
 
 
 def trivial_scores(tasks: Mapping[str, TaskConfig], data: PreparedData, split: str) -> dict[str, Metrics]:
-    """By task, the metrics on a split of a predictor that knows the labels of `train` alone."""
-    train = data.rows["train"]
+    """By task, the metrics on a split of a predictor that knows the labels of `train` alone.
+
+    Tasks that have no rows of both are not there.
+    """
+    train = data.rows.get("train", {})
     return {
-        name: trivial_score(tasks[name], _labels(train[name]), rows["label"]) for name, rows in data.rows[split].items()
+        name: trivial_score(tasks[name], _labels(train[name]), rows["label"])
+        for name, rows in data.rows.get(split, {}).items()
+        if name in train
     }
 
 
@@ -125,13 +134,18 @@ def score_model(recipe: Recipe, name_or_path: str, split: str, probe: bool = Fal
         probe: Whether to probe for biases too.
 
     Raises:
-        ValueError, OSError: The model or the data cannot be read.
+        ValueError, OSError: The model or the data cannot be read, or the recipe has none of the model's tasks.
     """
     # Scoring pushes nothing, whatever the recipe's training does.
     recipe.training.push_to_hub = False
     model: Any = AutoModel.from_pretrained(name_or_path)
     tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-    data = prepare_data(recipe, model.config, tokenizer, list(dict.fromkeys(["train", split])))
+    try:
+        data = prepare_available(recipe, model.config, tokenizer, [split], ["train"])
+    except ValueError as error:
+        # Rows of train only tell what a predictor makes that ignores the text: without them, all else is there.
+        data = prepare_available(recipe, model.config, tokenizer, [split], [])
+        logger.warning("The trivial predictor is not measured, since train cannot be read: %s", error)
     trainer = MultiTaskTrainer(model, recipe.training, eval_dataset=data.rows[split], processing_class=tokenizer)
     return score(trainer, data, split, probe)
 

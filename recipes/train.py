@@ -75,14 +75,16 @@ def finish(trainer: MultiTaskTrainer, data: PreparedData, recipe: Recipe, result
     trainer.save_metrics("train", result.metrics)
     # Whatever happens while it is scored, the model is there.
     trainer.save_model(_internal_call=True)
-    scored = score(trainer, data, "validation", probe=recipe.report.write_report)
-    trainer.log(scored.metrics)
-    trainer.save_metrics("eval", scored.metrics)
+    scored = None
+    if "validation" in data.rows:
+        scored = score(trainer, data, "validation", probe=recipe.report.write_report)
+        trainer.log(scored.metrics)
+        trainer.save_metrics("eval", scored.metrics)
     trainer.save_state()
     if is_main:
         # One that is there is of an earlier model.
         shutil.rmtree(output_dir / "report", ignore_errors=True)
-    if is_main and recipe.report.write_report:
+    if is_main and scored is not None and recipe.report.write_report:
         history, examples = trainer.state.log_history, recipe.report.examples(recipe.training.push_to_hub)
         report = scored.report(output_dir.name, scored.intervals(), history, examples)
         report.save(output_dir / "report")
@@ -93,7 +95,8 @@ def finish(trainer: MultiTaskTrainer, data: PreparedData, recipe: Recipe, result
         # With push_to_hub, this pushes too.
         trainer.save_model()
     if is_main:
-        print(f"\n{results_table(scored.tasks, scored.metrics, scored.trivial)}\n\nSaved to {output_dir}.")
+        table = f"\n{results_table(scored.tasks, scored.metrics, scored.trivial)}\n" if scored is not None else ""
+        print(f"{table}\nSaved to {output_dir}.")
 
 
 def is_finished(trainer: MultiTaskTrainer, output_dir: Path, resume: str) -> bool:
