@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import zip_longest
 from typing import Any, Literal, get_args
 
 from huggingface_hub.dataclasses import strict
@@ -30,15 +31,33 @@ CONFIG_VERSION = 1
 # The pipeline that travels with a checkpoint, as transformers looks it up there.
 _CUSTOM_PIPELINES = {"multi-task": {"impl": "pipeline_mtbert.MultiTaskPipeline", "pt": ["AutoModel"], "type": "text"}}
 
+# Encoders whose first token has the position after the padding token's id, as fairseq had it: so many positions are
+# never used. ESM's do where its positions are embedded, not rotated.
+_POSITIONS_AFTER_PADDING = frozenset(
+    "camembert data2vec-text esm ibert layoutlmv3 lilt longformer luke markuplm mpnet roberta roberta-prelayernorm "
+    "xlm-roberta xlm-roberta-xl xmod".split()
+)
+# Of an encoder and a tokenizer that both name no limit. Tokenizers count in machine words.
+_NO_LIMIT = 2**31 - 1
+
 # What of `from_pretrained` says where a checkpoint is, rather than how to load it.
 _HUB_KEYS = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download", "trust_remote_code")
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """The end of an error about an unknown `word`: the likeliest correction, or else what is known."""
-    if close := difflib.get_close_matches(str(word), known, n=1):
+    """The end of an error about an unknown `word`: what it misspells, or else what is known, of much the most alike."""
+    lowered = {name.lower(): name for name in known}
+    alike = [lowered[name] for name in difflib.get_close_matches(str(word).lower(), lowered, n=len(known) + 1)]
+    if close := [name for name in alike if _misspells(str(word), name)]:
         return f"did you mean {close[0]!r}?"
-    return f"known: {', '.join(known[:20]) or 'none'}{', ...' if len(known) > 20 else '.'}"
+    shown = known if len(known) <= 20 else [*alike, *(name for name in known if name not in alike)][:20]
+    return f"known: {', '.join(shown) or 'none'}{', ...' if len(known) > 20 else '.'}"
+
+
+def _misspells(word: str, name: str) -> bool:
+    """Whether each word of one is like that of the other: `class_weights` means something else than `weight`."""
+    pairs = list(zip_longest(re.split(r"[\W_]+", word.lower()), re.split(r"[\W_]+", name.lower()), fillvalue=""))
+    return all(difflib.SequenceMatcher(None, mine, theirs).ratio() >= 0.6 for mine, theirs in pairs)
 
 
 def refuse_unknown_keys(values: Mapping[str, Any], known: list[str]) -> None:
@@ -219,6 +238,15 @@ def read_backbone_config(name_or_path: str, **kwargs: Any) -> PreTrainedConfig:
         raise ValueError(f"backbone {str(name_or_path)!r}: {error}") from error
 
 
+def first_position(encoder_config: PreTrainedConfig) -> int:
+    """The position id that an encoder gives to a sequence's first token."""
+    counts_from_padding = encoder_config.model_type in _POSITIONS_AFTER_PADDING
+    if getattr(encoder_config, "position_embedding_type", "absolute") == "rotary" or not counts_from_padding:
+        return 0
+    # MPNet's code has the number, whatever its configuration says.
+    return 2 if encoder_config.model_type == "mpnet" else encoder_config.pad_token_id + 1
+
+
 @strict
 class MultiTaskBertConfig(PreTrainedConfig):
     """Configuration of [`MultiTaskBertModel`].
@@ -270,6 +298,9 @@ class MultiTaskBertConfig(PreTrainedConfig):
         for name, task in entries:
             self.add_task(name, task)
         super().__post_init__(**kwargs)
+        if (self.encoder_config.architectures or [""])[0].endswith("EncoderModel"):
+            # The encoder of T5's family, saved alone; of UMT5 its configuration does not say so.
+            self.encoder_config.is_encoder_decoder = False
         if self.encoder_config.is_encoder_decoder:
             raise ValueError(
                 f"the backbone must be an encoder; {self.encoder_config.model_type!r} is an encoder-decoder."
@@ -334,13 +365,24 @@ class MultiTaskBertConfig(PreTrainedConfig):
 
     def longest_input(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """The greatest number of tokens that both the tokenizer and the encoder's positions allow."""
-        positions = getattr(self.encoder_config, "max_position_embeddings", None) or tokenizer.model_max_length
-        return min(tokenizer.model_max_length, positions)
+        positions = getattr(self.encoder_config, "max_position_embeddings", None)
+        # XLNet, whose positions are relative, says -1.
+        limit = _NO_LIMIT
+        if positions is not None and positions > 0:
+            limit = positions - first_position(self.encoder_config)
+        return min(tokenizer.model_max_length, limit)
 
     @property
     def hidden_size(self) -> int:
-        """Size of a token state and of an embedding."""
-        return self.encoder_config.hidden_size
+        """Size of a token state and of an embedding.
+
+        Raises:
+            ValueError: The encoder has none.
+        """
+        size = getattr(self.encoder_config, "hidden_size", None)
+        if size is None:
+            raise ValueError(f"a {self.encoder_config.model_type!r} backbone has no hidden_size: it encodes no tokens.")
+        return size
 
     def pooling_of(self, task: str | None) -> str:
         """The pooling of a task, or of the bare encoder for None."""

@@ -1,22 +1,24 @@
 """One shared encoder, one head per task (paper section 4, figure 1)."""
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from logging import Filter, LogRecord
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForTextEncoding, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from .configuration_mtbert import MultiTaskBertConfig, TaskConfig, read_backbone_config
 from .heads import build_head, task_loss
-from .packing import can_pack, encode_packed, unpack
+from .packing import can_pack, encode_packed, pad, unpack
 from .pooling import pool
 
 logger = logging.get_logger(__name__)
@@ -90,7 +92,8 @@ class MultiTaskBertModel(PreTrainedModel):
     def __init__(self, config: MultiTaskBertConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         if backbone is None:
-            backbone = AutoModel.from_config(config.encoder_config, **_without_pooler(config.encoder_config))
+            auto, options = _encoder_class(config.encoder_config)
+            backbone = auto.from_config(config.encoder_config, **options)
         self.backbone = backbone
         self.heads = nn.ModuleDict({name: build_head(config.hidden_size, task) for name, task in config.tasks.items()})
         self.post_init()
@@ -129,18 +132,21 @@ class MultiTaskBertModel(PreTrainedModel):
 
         Raises:
             ValueError: A task or pooling that is not valid, or a model that is not an encoder.
-            OSError: There is no such model, or its weights are not safetensors, or damaged.
+            OSError: There is no such model, or its weights are not safetensors, damaged, not all there, or of other
+                shapes than the config says.
         """
         # Built first: a mistake in the tasks is reported before weights are fetched.
         start = read_backbone_config(name_or_path, **kwargs)
         config = MultiTaskBertConfig.on_backbone(start, tasks=tasks, pooling=pooling)
         if isinstance(start, MultiTaskBertConfig):
             return cls._going_on(config, cls.from_pretrained(name_or_path, dtype=dtype, **kwargs))
-        without_pooler = _without_pooler(config.encoder_config)
-        with _refused_weights(name_or_path):
-            backbone = AutoModel.from_pretrained(
-                name_or_path, dtype=dtype, use_safetensors=True, **without_pooler, **kwargs
-            )
+        auto, options = _encoder_class(config.encoder_config)
+        kwargs |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
+        with _refused_weights(name_or_path), _without_report():
+            backbone, info = auto.from_pretrained(name_or_path, dtype=dtype, **options, **kwargs)
+        _check_loaded(name_or_path, info, may_lack=())
+        if layers := sorted(key for key in info["unexpected_keys"] if _LAYER.search(key)):
+            logger.warning("%s: %d weights of layers are not used, the first %s.", name_or_path, len(layers), layers[0])
         config.encoder_config = backbone.config
         return cls(config, backbone=backbone).to(backbone.dtype)
 
@@ -270,12 +276,21 @@ class MultiTaskBertModel(PreTrainedModel):
         }
         # Encoders differ in what they accept (DistilBERT has no token types), so only what is there is passed on.
         given = {name: value for name, value in optional.items() if value is not None}
+        if packing is not None and kwargs.get("output_attentions"):
+            # Weights of packed attention are computed nowhere: the row is read as padded sequences.
+            fill = {"input_ids": self.config.encoder_config.pad_token_id}
+            given = {name: pad(value, packing, fill.get(name)) for name, value in given.items()}
+            input_ids = None if input_ids is None else pad(input_ids, packing, fill["input_ids"])
+            given["attention_mask"], packing = packing["mask"].long(), None
+            attention_mask = given["attention_mask"]
         if packing is not None:
             encoded = encode_packed(self.backbone, packing, input_ids=input_ids, **given, **kwargs)
             hidden, attention_mask = unpack(encoded.last_hidden_state, packing), packing["mask"]
         else:
             encoded = self.backbone(input_ids, **given, **kwargs)
-            hidden = encoded.last_hidden_state
+            hidden = encoded.get("last_hidden_state")
+            if hidden is None:
+                raise ValueError(f"a {self.backbone.config.model_type} backbone gives no states of tokens.")
         if attention_mask is None:
             attention_mask = hidden.new_ones(hidden.shape[:2], dtype=torch.long)
         extra = {"hidden_states": encoded.get("hidden_states"), "attentions": encoded.get("attentions")}
@@ -298,7 +313,8 @@ class MultiTaskBertModel(PreTrainedModel):
         for name, states, real in zip(tasks, hidden.split(counts), mask.split(counts), strict=True):
             pooled = pool(states, real, self.config.pooling_of(name))
             embeddings.append(pooled)
-            logits[name] = self.heads[name](*pooled.split(tasks[name]))
+            # By a list of sizes: torch.export cannot tell how many parts a size that is not a number gives.
+            logits[name] = self.heads[name](*pooled.split([tasks[name]] * self.config.tasks[name].sequences_per_row))
             if labels is not None:
                 losses[name] = task_loss(self.config.tasks[name], logits[name], labels[name])
         loss = sum(self.config.tasks[name].weight * value for name, value in losses.items()) if losses else None
@@ -312,6 +328,8 @@ class MultiTaskBertModel(PreTrainedModel):
         return list(counts.values())
 
 
+# A weight of an encoder's layer; those of heads and poolers, which most checkpoints have, are no news.
+_LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.\d+\.")
 # Of torch's allocations on a CPU, in bytes.
 _ALIGNMENT = 64
 
@@ -331,20 +349,49 @@ def _refused_weights(name: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Without transformers' table of keys that were not used or not there: what of it matters is raised or logged."""
+    reporter = logging.get_logger("transformers.modeling_utils")
+    without = _NoReport()
+    reporter.addFilter(without)
+    try:
+        yield
+    finally:
+        reporter.removeFilter(without)
+
+
+class _NoReport(Filter):
+    def filter(self, record: LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+
 def _check_loaded(name: str, info: Mapping[str, Any], may_lack: tuple[str, ...]) -> None:
-    """Raises an `OSError` if weights are absent or have a wrong shape."""
+    """Raises an `OSError` if weights are absent or have a wrong shape; a pooler's, which nothing reads, may be."""
     if mismatched := sorted(info["mismatched_keys"]):
         key, there, wanted = mismatched[0]
         raise OSError(f"{name}: {key} has the shape {list(there)}, and the config asks for {list(wanted)}.")
-    if missing := sorted(key for key in info["missing_keys"] if not key.startswith(may_lack)):
+    missing = sorted(
+        key for key in info["missing_keys"] if not key.startswith(may_lack) and "pooler" not in key.split(".")
+    )
+    if missing:
         raise OSError(f"{name}: the weights lack {len(missing)} that the config asks for, the first {missing[0]}.")
 
 
-def _without_pooler(encoder_config: PreTrainedConfig) -> dict[str, bool]:
-    """The argument that leaves out the pooler's layer, which nothing here reads, where the encoder has one."""
-    model_class: Any = AutoModel._model_mapping.get(type(encoder_config), None)
-    takes_it = model_class is not None and "add_pooling_layer" in inspect.signature(model_class).parameters
-    return {"add_pooling_layer": False} if takes_it else {}
+# Encoder-decoders whose encoder is a model of its own; their configuration says that it is no encoder-decoder.
+_WITH_DECODER = ("t5", "mt5", "umt5")
+
+
+def _encoder_class(encoder_config: PreTrainedConfig) -> tuple[Any, dict[str, bool]]:
+    """The Auto class that builds an encoder, and the argument that leaves out its pooler, where it takes one."""
+    auto: Any = AutoModelForTextEncoding if encoder_config.model_type in _WITH_DECODER else AutoModel
+    classes: Any = auto._model_mapping.get(type(encoder_config), None)
+    if isinstance(classes, tuple):
+        # Funnel's two: the first gives a state per token. Without a name to choose by, transformers iterates None.
+        encoder_config.architectures = encoder_config.architectures or [classes[0].__name__]
+        classes = classes[0]
+    takes_it = classes is not None and "add_pooling_layer" in inspect.signature(classes).parameters
+    return auto, {"add_pooling_layer": False} if takes_it else {}
 
 
 MultiTaskBertModel.register_for_auto_class("AutoModel")

@@ -29,10 +29,11 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
+from .configuration_mtbert import first_position
 from .dropout import bit_dropout, draws_bits
 
 logger = logging.get_logger(__name__)
@@ -43,6 +44,15 @@ _ROW_MULTIPLE = 32
 _PACKED = "packed_sdpa"
 # Kernels that take the boundaries of sequences themselves. They need a GPU; see the README for what was run.
 _VARIABLE_LENGTH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
+_KNOWN = (_PACKED, "sdpa", *_VARIABLE_LENGTH)
+# Encoders of transformers whose packed states equal their padded ones, which tests/model/test_encoders.py computes
+# for every type. What else joins neighbours, or asks something of attention, cannot be read off an encoder.
+PACKABLE = frozenset(
+    "albert bert camembert data2vec-text distilbert electra ernie eurobert gte jina_embeddings_v3 mobilebert "
+    "modernbert nomic_bert roc_bert roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod".split()
+)
+# What an attention function may be asked for that packed attention does not do.
+_UNKNOWN_REQUESTS = ("is_causal", "position_bias", "softcap", "s_aux")
 
 
 def pack(lengths: Sequence[int]) -> dict[str, Any]:
@@ -142,11 +152,19 @@ def packed_attention(
 
     Returns:
         The output, [1, T, heads, head size], and no weights.
+
+    Raises:
+        ValueError: The encoder asks for attention that looks at more than both sides of each sequence.
     """
     if packing is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, sliding_window=sliding_window, **kwargs
         )
+    if asked := [name for name in _UNKNOWN_REQUESTS if not (kwargs.get(name) is None or kwargs[name] is False)]:
+        raise ValueError(f"packed attention has no {asked[0]}, which {type(module).__name__} asks for: use padding.")
+    if query.shape[1] != key.shape[1]:
+        # Grouped queries share keys and values.
+        key, value = (repeat_kv(states, query.shape[1] // key.shape[1]) for states in (key, value))
     # By index_select and not by brackets, whose gradient is many times slower: it provides for repeated places.
     tokens = [states[0].transpose(0, 1).index_select(0, packing["places"]) for states in (query, key, value)]
     sizes = [real.numel() for real in packing["groups"]]
@@ -183,12 +201,20 @@ AttentionMaskInterface.register(_PACKED, sdpa_mask)
 
 
 def can_pack(encoder: PreTrainedModel) -> bool:
-    """Whether an encoder takes its attention from transformers' interface, and positions as an input."""
-    implementation = encoder.config._attn_implementation
+    """Whether an encoder's states are the same for sequences that stand in one row.
+
+    Its type must be one that was tried, with transformers' own code; its attention one that keeps sequences apart,
+    looking both ways; and nothing of it may join neighbouring tokens.
+    """
+    config: Any = encoder.config
     return (
-        encoder._supports_attention_backend
-        and implementation in (_PACKED, "sdpa", *_VARIABLE_LENGTH)
+        config.model_type in PACKABLE
+        and encoder._supports_attention_backend
+        and type(encoder).forward.__module__.startswith("transformers.models.")
+        and config._attn_implementation in _KNOWN
         and "position_ids" in inspect.signature(encoder.forward).parameters
+        and not any(getattr(module, "is_causal", False) for module in encoder.modules())
+        and not getattr(config, "trigram_input", False)
     )
 
 
@@ -218,16 +244,22 @@ def encode_packed(encoder: PreTrainedModel, packing: dict[str, Any], **inputs: A
 
     Returns:
         The encoder's output for the row.
+
+    Raises:
+        ValueError: Its attention is not one that keeps the sequences of a row apart.
     """
-    # RoBERTa and its kin count positions from the one after the padding token's.
-    embeddings: Any = getattr(encoder, "embeddings", None)
-    counts_from_padding = hasattr(embeddings, "create_position_ids_from_input_ids")
-    position_ids = packing["position_ids"] + (embeddings.padding_idx + 1 if counts_from_padding else 0)
-    if encoder.config._attn_implementation in _VARIABLE_LENGTH:
+    implementation = encoder.config._attn_implementation
+    if implementation not in _KNOWN:
+        raise ValueError(
+            f"a packed batch cannot be read with {implementation} attention, which would mix its sequences: pad it "
+            f'(packing off), or call set_attn_implementation("sdpa").'
+        )
+    position_ids = packing["position_ids"] + first_position(encoder.config)
+    if implementation in _VARIABLE_LENGTH:
         longest = packing["padded"].shape[1]
         boundaries = {"cu_seq_lens_q": packing["boundaries"], "cu_seq_lens_k": packing["boundaries"]}
         return encoder(**inputs, **boundaries, max_length_q=longest, max_length_k=longest, position_ids=position_ids)
-    if encoder.config._attn_implementation == "sdpa":
+    if implementation == "sdpa":
         encoder.config._attn_implementation = _PACKED
     # A mask of four dimensions is handed on as it is; none would be made into one of T x T by local attention.
     no_mask = position_ids.new_zeros(1, 1, 1, 1)
@@ -238,3 +270,10 @@ def unpack(states: Tensor, packing: dict[str, Any]) -> Tensor:
     """The states of a packed row, [1, T, H], by sequence, [S, L, H]; padding holds copies of a first token's."""
     places = packing["padded"]
     return states[0].index_select(0, places.flatten()).unflatten(0, places.shape)
+
+
+def pad(states: Tensor, packing: dict[str, Any], fill: int | None) -> Tensor:
+    """What belongs to a packed row's tokens, [1, T, ...], by sequence, [S, L, ...], with `fill` in the padding."""
+    places, mask = packing["padded"], packing["mask"]
+    by_sequence = states[0][places]
+    return by_sequence.masked_fill(~mask.reshape(*mask.shape, *[1] * (by_sequence.dim() - 2)), fill or 0)

@@ -1,16 +1,27 @@
+import json
 import math
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.distributed.fsdp import FSDPModule
-from transformers import AutoModel, BertForMaskedLM, BertModel
+from transformers import (
+    AutoModel,
+    BertForMaskedLM,
+    BertModel,
+    FunnelModel,
+    T5EncoderModel,
+    UMT5EncoderModel,
+)
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from hf_multitask import MultiTaskBertModel, MultiTaskOutput, TaskOutput
+from hf_multitask import MultiTaskBertConfig, MultiTaskBertModel, MultiTaskOutput, TaskOutput
 from tests.conftest import CHECKPOINTING, TASKS, encoder_config, tiny_model
 
 KINDS = ["bert", "roberta", "distilbert", "modernbert"]
@@ -222,6 +233,104 @@ def test_from_backbone_can_be_told_a_dtype(tmp_path: Path) -> None:
     BertModel(encoder_config()).save_pretrained(tmp_path)
     model = MultiTaskBertModel.from_backbone(tmp_path, tasks=TASKS, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def changed(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], **config: Any) -> Path:
+    """A saved tiny encoder whose file of weights, and maybe config, was changed."""
+    BertModel(encoder_config()).save_pretrained(folder)
+    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "message"),
+    [
+        (lambda weights: {f"module.{key}": value for key, value in weights.items()}, {}, "lack 37 that"),
+        (lambda weights: {k: v for k, v in weights.items() if "layer.1." not in k}, {}, "lack 16 that .*layer.1"),
+        (
+            lambda weights: {k: v for k, v in weights.items() if "word_emb" not in k},
+            {},
+            "lack 1 that .*word_embeddings",
+        ),
+        (lambda weights: weights, {"intermediate_size": 48}, r"has the shape \[32\], and the config asks for \[48\]"),
+        (lambda weights: weights, {"vocab_size": 41}, r"has the shape \[40, 16\], and the config asks for \[41, 16\]"),
+        (lambda weights: weights, {"num_hidden_layers": 3}, "lack 16 that .*layer.2"),
+    ],
+)
+def test_a_backbone_whose_weights_are_not_all_there_is_refused(
+    change: Any, config: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(OSError, match=message) as error:
+        MultiTaskBertModel.from_backbone(changed(tmp_path, change, **config), tasks=TASKS)
+    assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "warning"),
+    [({}, None), ({"num_hidden_layers": 1}, "16 weights of layers are not used, the first .*layer.1")],
+)
+def test_a_pooler_is_no_news_and_layers_that_are_not_used_are(
+    config: dict[str, Any], warning: str | None, tmp_path: Path, caplog: Any, capfd: Any
+) -> None:
+    folder = changed(tmp_path, lambda weights: weights, **config)
+    capfd.readouterr()
+    MultiTaskBertModel.from_backbone(folder, tasks=TASKS)
+    printed = capfd.readouterr().err
+    assert "pooler" not in printed
+    assert "REPORT" not in printed
+    if warning:
+        assert re.search(warning, caplog.text)
+    else:
+        assert not caplog.text
+
+
+def test_a_backbone_without_its_pooler_loads(tmp_path: Path) -> None:
+    folder = changed(tmp_path, lambda weights: {k: v for k, v in weights.items() if "pooler" not in k})
+    MultiTaskBertModel.from_backbone(folder, tasks=TASKS)
+
+
+@pytest.mark.parametrize("kind", ["t5", "umt5", "funnel"])
+def test_an_encoder_that_transformers_keeps_beside_others_is_built_and_loaded(kind: str, tmp_path: Path) -> None:
+    classes = {"t5": T5EncoderModel, "umt5": UMT5EncoderModel, "funnel": FunnelModel}
+    size = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    if kind == "funnel":
+        size = {"vocab_size": 40, "d_model": 16, "n_head": 2, "d_head": 8, "d_inner": 32, "block_sizes": [1, 1]}
+    pretrained = classes[kind](classes[kind].config_class(**size)).eval()
+    pretrained.save_pretrained(tmp_path / "encoder")
+    model = MultiTaskBertModel.from_backbone(tmp_path / "encoder", tasks=TASKS).eval()
+    assert type(model.backbone) is classes[kind]
+    ids = torch.randint(5, 40, (2, 12))
+    assert torch.equal(model(ids).last_hidden_state, pretrained(ids).last_hidden_state)
+    model.save_pretrained(tmp_path / "ours")
+    assert torch.equal(AutoModel.from_pretrained(tmp_path / "ours")(ids).pooler_output, model(ids).pooler_output)
+    new = MultiTaskBertModel(MultiTaskBertConfig.from_backbone(tmp_path / "encoder", tasks=TASKS))
+    assert type(new.backbone) is classes[kind]
+
+
+class OneTask(torch.nn.Module):
+    """What an exporter is given: the logits of a task."""
+
+    def __init__(self, model: MultiTaskBertModel, task: str) -> None:
+        super().__init__()
+        self.model, self.task = model, task
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids, attention_mask, task=self.task).logits
+
+
+@pytest.mark.parametrize("task", list(ALL_TASKS))
+def test_it_exports_with_any_number_of_rows_and_tokens(task: str) -> None:
+    model = tiny_model(ALL_TASKS)
+    sequences = 2 * model.config.tasks[task].sequences_per_row
+    inputs = {"input_ids": torch.randint(5, 40, (sequences, 8)), "attention_mask": torch.ones(sequences, 8).long()}
+    rows = torch.export.Dim("rows", min=2, max=64)
+    first = 2 * rows if sequences == 4 else rows
+    dynamic = {name: {0: first, 1: torch.export.Dim("tokens", min=2, max=64)} for name in inputs}
+    exported = torch.export.export(OneTask(model, task), (), inputs, dynamic_shapes=dynamic, strict=False).module()
+    other = {"input_ids": torch.randint(5, 40, (6, 11)), "attention_mask": torch.ones(6, 11).long()}
+    torch.testing.assert_close(exported(**other), model(**other, task=task).logits)
 
 
 def test_a_backbone_that_does_not_exist_is_named() -> None:

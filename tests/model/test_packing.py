@@ -240,3 +240,44 @@ def test_an_encoder_without_the_interface_is_padded_and_on_is_refused() -> None:
 @pytest.mark.parametrize(("setting", "packs"), [("auto", True), ("on", True), ("off", False)])
 def test_the_setting_decides_where_the_backbone_can(setting: str, packs: bool) -> None:
     assert use_packing(model_of("bert"), setting) == packs
+
+
+@pytest.mark.parametrize("implementation", ["eager", "flex_attention"])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_packed_batch_under_attention_that_ignores_packing_is_refused(
+    implementation: str, before: bool, tokenizer: Any
+) -> None:
+    model = model_of("bert")
+    _, packed = both_layouts(random_rows([5, 9, 4, 8, 3, 7], model), model, tokenizer)
+    expected = model(**packed).loss if before else None
+    model.set_attn_implementation(implementation)
+    assert not use_packing(model, "auto")
+    with pytest.raises(ValueError, match=f"cannot be read with {implementation} attention"):
+        model(**packed)
+    model.set_attn_implementation("sdpa")
+    assert use_packing(model, "auto")
+    if before:
+        assert torch.equal(model(**packed).loss, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_asked_for_attentions_a_packed_batch_is_padded(implementation: str, kind: str, tokenizer: Any) -> None:
+    model = model_of(kind)
+    padded, packed = both_layouts(random_rows([5, 9, 4, 8, 3, 7], model), model, tokenizer)
+    expected = model(**packed)
+    model.set_attn_implementation(implementation)
+    output = model(**packed, output_attentions=True)
+    for name, logits in expected.logits.items():
+        torch.testing.assert_close(output.logits[name], logits, rtol=1e-4, atol=1e-5, msg=name)
+    if implementation == "eager":
+        assert output.attentions[0].shape[::3] == packed["packing"]["mask"].shape
+        wanted = model(**padded, output_attentions=True).attentions[0]
+        torch.testing.assert_close(output.attentions[0], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("asked", [{"is_causal": True}, {"softcap": 30.0}, {"position_bias": torch.zeros(1)}])
+def test_attention_that_packed_attention_does_not_have_is_refused(asked: dict[str, Any]) -> None:
+    states = torch.randn(1, 2, 32, 8)
+    with pytest.raises(ValueError, match=f"no {next(iter(asked))}, which Linear asks for"):
+        packed_attention(torch.nn.Linear(1, 1), states, states, states, None, pack([5, 20]), **asked)
