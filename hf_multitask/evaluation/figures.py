@@ -1,8 +1,10 @@
 """The figures of a report. All of them can be told apart without colours: by line, marker and shade."""
 
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -11,14 +13,20 @@ import seaborn as sns
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 
 from hf_multitask.evaluation.analysis import ClassificationAnalysis, RegressionAnalysis
 
 Format = Literal["png", "svg"]
 FORMATS: tuple[Format, ...] = ("png", "svg")
 
+# Installed fonts with the signs that matplotlib's own lacks; it looks into each in turn.
+_WIDE = r"CJK|WenQuanYi|Droid Sans Fallback|Arial Unicode|PingFang|Hiragino|YaHei|SimHei|Malgun|Noto Sans [A-Z]\w+$"
+_FONTS = ["DejaVu Sans", *sorted({font.name for font in fontManager.ttflist if re.search(_WIDE, font.name)})]
+
 _STYLE = {
     **sns.axes_style("whitegrid"),
+    "font.family": _FONTS,
     "font.size": 9,
     "figure.dpi": 150,
     # Text stays text in SVG, and two runs give the same file.
@@ -33,6 +41,8 @@ _MARKERS = "osv^Dxp*"
 _POINTS = 200
 # Of more, a confusion matrix has shades alone.
 _CLASSES = 20
+# Longer names are cut in their middle: they would leave the axes no room.
+_NAME = 24
 
 
 @contextmanager
@@ -51,13 +61,41 @@ def encoded(figure: Figure, kind: Format) -> bytes:
     return content.getvalue()
 
 
+def axis_names(labels: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What axes call some labels, and the sentence of the caption that this needs, if any.
+
+    Long names are cut. Where two would look alike, or no installed font has a sign, labels are numbered from 1.
+    """
+    shown = [_cut(" ".join(label.split())) for label in labels]
+    if len(labels) > _CLASSES or (len(set(shown)) == len(labels) and all(map(_drawable, shown))):
+        return shown, []
+    legend = ", ".join(f"{number} is {label}" for number, label in enumerate(labels, 1))
+    return [str(number) for number in range(1, len(labels) + 1)], [f"Labels: {legend}."]
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _NAME else f"{name[: _NAME // 2]}…{name[-(_NAME // 2 - 1) :]}"
+
+
+def _drawable(text: str) -> bool:
+    return all(char.isspace() or any(ord(char) in signs for signs in _signs()) for char in text)
+
+
+@cache
+def _signs() -> list[set[int]]:
+    """The signs that each font has."""
+    return [set(get_font(findfont(FontProperties(family=[font]))).get_charmap()) for font in _FONTS]
+
+
 def confusion_figure(analysis: ClassificationAnalysis, labels: Sequence[str]) -> Figure:
     """The confusion matrix: counts, and shares of each row, which are its shades (paper's Figures 2a and 2b)."""
-    counts = analysis.confusion
+    names, counts = axis_names(labels)[0], analysis.confusion
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     cells = np.array([f"{n}\n{share:.0%}" for n, share in zip(counts.flat, shares.flat, strict=True)])
     size = 1.6 + 0.7 * min(len(labels), _CLASSES)
-    with _axes(size + 1.0, size) as (figure, axes):
+    # Names are beside the axes: they take no room from them.
+    room = 0.07 * max(map(len, names))
+    with _axes(size + 1.0 + room, size + room) as (figure, axes):
         sns.heatmap(
             shares,
             annot=cells.reshape(counts.shape) if len(labels) <= _CLASSES else None,
@@ -68,8 +106,8 @@ def confusion_figure(analysis: ClassificationAnalysis, labels: Sequence[str]) ->
             square=True,
             linewidths=0.5,
             linecolor="0.6",
-            xticklabels=labels if len(labels) <= _CLASSES else "auto",
-            yticklabels=labels if len(labels) <= _CLASSES else "auto",
+            xticklabels=names if len(labels) <= _CLASSES else "auto",
+            yticklabels=names if len(labels) <= _CLASSES else "auto",
             cbar_kws={"label": "share of the label's rows"},
             ax=axes,
         )

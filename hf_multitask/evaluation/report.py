@@ -21,7 +21,7 @@ from hf_multitask.evaluation.analysis import (
     worst_errors,
 )
 from hf_multitask.evaluation.metrics import Metrics
-from hf_multitask.evaluation.summary import bounds, markdown_table, number, results_cells
+from hf_multitask.evaluation.summary import bounds, escaped, markdown_table, number, results_cells
 from hf_multitask.evaluation.uncertainty import Interval
 
 _TEMPLATE = Path(__file__).with_name("report.html")
@@ -88,9 +88,11 @@ class Block:
         if self.kind == "heading":
             return f"{'#' * (self.level + level)} {self.text}"
         if self.kind == "table":
-            rows = [[_one_line(cell) for cell in row] for row in self.rows]
-            return markdown_table(self.header, rows, self.texts)
-        return f"![{self.text}]({images}{self.name}.png)\n\n*{self.text}*" if self.kind == "figure" else self.text
+            return markdown_table(self.header, self.rows, self.texts)
+        if self.kind == "figure":
+            caption = re.sub(r"([\[\]*])", r"\\\1", escaped(self.text))
+            return f"![{caption}]({images}{self.name}.png)\n\n*{caption}*"
+        return self.text
 
     @cached_property
     def svg(self) -> str:
@@ -206,7 +208,8 @@ def _classification(name: str, rows: TaskPredictions) -> Iterator[Block]:
         ],
     )
     confusion = figures.confusion_figure(analysis, rows.task.labels)
-    yield Block("figure", f"{name}: rows by label and prediction.", name=f"{name}-confusion", figure=confusion)
+    caption = " ".join([f"{name}: rows by label and prediction.", *figures.axis_names(rows.task.labels)[1]])
+    yield Block("figure", caption, name=f"{name}-confusion", figure=confusion)
     calibration = figures.calibration_figure(analysis)
     caption = f"{name}: accuracy by confidence; a point's size is its share of the rows."
     yield Block("figure", caption, name=f"{name}-calibration", figure=calibration)
@@ -292,8 +295,3 @@ def _bias(bias: pd.DataFrame) -> Iterator[Block]:
         table = rows.set_index(rows["first"] + "\nless " + rows["second"])
         figure = figures.interval_figure(table, f"difference in {name}")
         yield Block("figure", f"{name}: differences between groups.", name=f"{name}-bias", figure=figure)
-
-
-def _one_line(cell: str) -> str:
-    """A cell that does not break out of a Markdown table."""
-    return " ".join(cell.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")

@@ -1,5 +1,6 @@
 """The tables that a run ends with."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -77,13 +78,20 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], texts: 
     """A table in Markdown.
 
     Args:
-        header, rows: The cells.
+        header, rows: The cells, as they are to be read; what Markdown would take for something else is escaped here.
         texts: How many of the first columns are of text; the others stand to the right.
     """
+    header, rows = [escaped(cell) for cell in header], [[escaped(cell) for cell in row] for row in rows]
     alignment = ["---"] * texts + ["---:"] * (len(header) - texts)
     return "\n".join(
         "|" + "|".join(f" {cell} " if cell else " " for cell in row) + "|" for row in [header, alignment, *rows]
     )
+
+
+def escaped(text: str) -> str:
+    """A text on one line that breaks out of no Markdown table and is no HTML."""
+    line = re.sub(r"([\\\\|`])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"&(?=#?\w+;)", "&amp;", line).replace("<", "&lt;")
 
 
 def number(value: float) -> str:

@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 
 from hf_multitask.data.loading import SplitReport
 from hf_multitask.evaluation.metrics import Metrics
-from hf_multitask.evaluation.summary import METRICS, results_table
+from hf_multitask.evaluation.summary import METRICS, escaped, results_table
 from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ def build_card(
         name=name,
         facts=facts,
         config=config,
+        cell=escaped,
         parameters=parameters,
         step=step,
         table=results_table(config.tasks, metrics, facts.trivial, intervals) if metrics else None,

@@ -16,7 +16,7 @@ from hf_multitask.evaluation.analysis import TaskPredictions, analyse_classifica
 from hf_multitask.evaluation.figures import confusion_figure, encoded
 from hf_multitask.evaluation.metrics import final_score, score, trivial_score
 from hf_multitask.evaluation.report import Report, build_report
-from hf_multitask.evaluation.uncertainty import all_intervals
+from hf_multitask.evaluation.uncertainty import Interval, all_intervals
 from hf_multitask.model.configuration_mtbert import TaskConfig
 
 TASKS = {
@@ -197,3 +197,17 @@ def test_the_page_opens_from_disk_without_a_network_and_without_errors(saved: Pa
     run = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120)
     assert "Worst errors" in run.stdout
     assert "CONSOLE" not in run.stderr
+
+
+def test_labels_break_neither_the_markdown_nor_the_page() -> None:
+    labels = ["a|b", "<script>x</script>", "\ue000", "[c](d)"]
+    task = TaskConfig("single_label_classification", labels=labels)
+    rows = {"odd": TaskPredictions(task, np.eye(4), np.arange(4))}
+    report = build_report("odd", rows, {"eval_odd_accuracy": 1.0}, {}, {"odd_accuracy": Interval(1.0, 1.0, 1.0)})
+    markdown, page = report.to_markdown(), report.to_html()
+    assert "| a\\|b | 1.000 | 1.000 | 1.000 | 1 |" in markdown
+    assert "<script>" not in markdown + page
+    assert (
+        "Labels: 1 is a\\|b, 2 is &lt;script>x&lt;/script>, 3 is \ue000, 4 is \\[c\\](d).](odd-confusion.png)"
+        in markdown
+    )

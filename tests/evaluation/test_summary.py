@@ -1,7 +1,7 @@
 import math
 
 from hf_multitask import TaskConfig
-from hf_multitask.evaluation.summary import comparison_table, results_table
+from hf_multitask.evaluation.summary import comparison_table, markdown_table, results_table
 from hf_multitask.evaluation.uncertainty import Comparison, Interval
 
 
@@ -44,3 +44,11 @@ def test_a_comparison_shows_both_scores_and_what_tells_them_apart() -> None:
         "| sst | accuracy | 0.500 | 0.550 | +0.050 | -0.010 to +0.110 | 0.040 | 0.040 |",
         "| sts | pearson | 0.800 | 0.700 | -0.100 | -0.200 to -0.050 | 0.001 | 0.002 |",
     ]
+
+
+def test_no_cell_of_a_markdown_table_breaks_it_or_is_read_as_html() -> None:
+    cells = ["a|b", "<b>bold</b>", "好 & bad", "two\nlines", "`code`", "back\\slash", "&lt;", "\\|"]
+    (*_, line) = markdown_table(["name|", *cells[1:]], [cells], len(cells)).splitlines()
+    shown = [r"a\|b", "&lt;b>bold&lt;/b>", "好 & bad", "two lines", r"\`code\`", r"back\\slash", "&amp;lt;", r"\\\|"]
+    assert line == f"| {' | '.join(shown)} |"
+    assert markdown_table(["name|"], [], 1).splitlines()[0] == r"| name\| |"

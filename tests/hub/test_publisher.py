@@ -1,5 +1,6 @@
 """Pushing, with the real client, to the loopback Hub."""
 
+import copy
 import json
 import threading
 import time
@@ -11,8 +12,14 @@ import torch
 import yaml
 from transformers import AutoModel, AutoTokenizer
 
-from hf_multitask import MultiTaskBertModel, MultiTaskTrainer, MultiTaskTrainingArguments
+from hf_multitask import (
+    MultiTaskBertModel,
+    MultiTaskTrainer,
+    MultiTaskTrainingArguments,
+    TaskConfig,
+)
 from hf_multitask.hub import upload
+from hf_multitask.hub.card import RunFacts, build_card
 from hf_multitask.hub.checkpoints import fetch_checkpoint
 from tests.conftest import TASKS, task_rows, tiny_model
 from tests.hub.server import OWNER_TOKEN, READER_TOKEN, LoopbackHub, card_problems
@@ -267,6 +274,23 @@ def test_a_card_before_any_evaluation_says_so(hub: LoopbackHub, make_trainer: An
     card = (Path(trainer.args.output_dir) / "README.md").read_text()
     assert "## Results\n\nNot measured." in card
     assert "model-index" not in card
+
+
+def test_labels_do_not_break_the_cards_tables(make_trainer: Any) -> None:
+    trainer = make_trainer(push_to_hub=False, hub_model_id=None)
+    config = copy.copy(trainer.model.config)
+    config.tasks = {"odd": TaskConfig("single_label_classification", labels=["a|b", "<i>", "好"])}
+    card = build_card(
+        RunFacts(),
+        name="user/odd",
+        config=config,
+        args=trainer.args,
+        history=[],
+        step=0,
+        sizes={},
+        parameters=1,
+    )
+    assert r"| odd | single_label_classification | one text | a\|b, &lt;i>, 好 |" in str(card)
 
 
 def test_pushes_of_checkpoints_follow_each_other_in_order(
