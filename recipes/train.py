@@ -41,9 +41,11 @@ DEFAULT_CONFIG = Path(__file__).parent / "quickstart.yaml"
 def run_facts(recipe: Recipe, data: PreparedData) -> RunFacts:
     """What the model card says beyond what the trainer knows."""
     backbone = recipe.model.backbone
+    # The name of a folder is someone's own: it says little, and nothing of new weights.
+    shape = "" if Path(backbone).is_dir() else f" in the shape of {backbone}"
+    name = Path(backbone).name if Path(backbone).is_dir() else backbone
     return RunFacts(
-        backbone=f"{Path(backbone).name if Path(backbone).is_dir() else backbone}"
-        f"{' (new weights)' if recipe.model.from_scratch else ''}",
+        backbone=f"new weights{shape}" if recipe.model.from_scratch else name,
         base_model=None if Path(backbone).is_dir() or recipe.model.from_scratch else backbone,
         datasets={
             name: (str(source.path), source.name)

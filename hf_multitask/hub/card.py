@@ -105,11 +105,12 @@ def build_card(
         split: {task: SplitReport("given in Python", rows) for task, rows in by_task.items()}
         for split, by_task in sizes.items()
     }
-    is_classifier = any(not task.is_regression for task in config.tasks.values())
     values: dict[str, Any] = {
         "model_name": name,
         "library_name": "transformers",
-        "pipeline_tag": "text-classification" if is_classifier else "sentence-similarity",
+        # The Hub shows a snippet with the pipeline of this name: it must be one that can read the model. Those of
+        # classification and similarity want another kind of model than one with several heads.
+        "pipeline_tag": "feature-extraction",
         "tags": ["hf-multitask", "multi-task"],
         "base_model": facts.base_model,
         "datasets": sorted({dataset for dataset, _ in facts.datasets.values()}) or None,
@@ -127,6 +128,7 @@ def build_card(
         facts=facts,
         config=config,
         cell=escaped,
+        encoder=_encoder(config),
         parameters=parameters,
         step=step,
         table=results_table(config.tasks, metrics, facts.trivial, intervals) if metrics else None,
@@ -159,6 +161,14 @@ def _results(facts: RunFacts, config: MultiTaskBertConfig, metrics: Metrics) -> 
                 )
 
 
+def _encoder(config: MultiTaskBertConfig) -> str:
+    """The encoder's kind and size, as far as its configuration says them."""
+    encoder: Any = config.encoder_config
+    sizes = {"layers": "num_hidden_layers", "dimensions": "hidden_size"}
+    known = [f"{value} {word}" for word, key in sizes.items() if (value := getattr(encoder, key, None))]
+    return f"of type {encoder.model_type}" + (f" with {' of '.join(known)}" if known else "")
+
+
 def _limits(facts: RunFacts, config: MultiTaskBertConfig, metrics: Metrics) -> Iterator[str]:
     """What the run's own figures warn of."""
     for name, task in config.tasks.items():
@@ -187,7 +197,9 @@ def _hyperparameters(args: TrainingArguments) -> dict[str, Any]:
         default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
         if entry.init and not entry.name.startswith(_NEVER_REPORTED) and getattr(args, entry.name) != default:
             reported.setdefault(entry.name, values[entry.name])
-    return reported
+    # What is not set, and what another argument overrules, says nothing.
+    reported.pop("max_steps" if args.max_steps <= 0 else "num_train_epochs")
+    return {name: value for name, value in reported.items() if value not in (None, "", [], {})}
 
 
 def _hardware(args: TrainingArguments) -> str:

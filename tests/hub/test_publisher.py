@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, pipeline
 
 from hf_multitask import (
     MultiTaskBertModel,
@@ -291,6 +292,26 @@ def test_labels_do_not_break_the_cards_tables(make_trainer: Any) -> None:
         parameters=1,
     )
     assert r"| odd | single_label_classification | one text | a\|b, &lt;i>, 好 |" in str(card)
+
+
+def test_the_card_says_nothing_that_says_nothing_and_its_tags_snippet_runs(make_trainer: Any) -> None:
+    trainer = make_trainer(push_to_hub=False, hub_model_id=None)
+    trainer.run_facts = RunFacts(backbone="new weights")
+    trainer.save_model()
+    trainer.create_model_card()
+    folder = trainer.args.output_dir
+    card = (Path(folder) / "README.md").read_text()
+    rows = dict(re.findall(r"^\| (\w+) \| (.*) \|$", card.split("## Training\n")[1], re.M))
+    assert not {"debug", "head_learning_rate", "num_train_epochs"} & set(rows)
+    assert not {"None", "[]", "{}", ""} & set(rows.values())
+    assert (rows["max_steps"], rows["bf16"]) == ("4", "False")
+    assert re.search(r"The encoder, of type bert with \d+ layers of \d+ dimensions, started from: new weights\.", card)
+    assert "OMP_NUM_THREADS" in card
+    assert ".shape" not in card
+    # The snippet that the Hub shows for the tag.
+    tag = yaml.safe_load(card.split("---")[1])["pipeline_tag"]
+    features = pipeline(tag, model=folder, trust_remote_code=True)("a text")
+    assert len(features[0][0]) == trainer.model.config.encoder_config.hidden_size
 
 
 def test_pushes_of_checkpoints_follow_each_other_in_order(
