@@ -41,6 +41,8 @@ _MARKERS = "osv^Dxp*"
 _POINTS = 200
 # Of more, a confusion matrix has shades alone.
 _CLASSES = 20
+# The accuracy of fewer rows is chance for the most part.
+FEW_ROWS = 10
 # Longer names are cut in their middle: they would leave the axes no room.
 _NAME = 24
 
@@ -118,15 +120,20 @@ def confusion_figure(analysis: ClassificationAnalysis, labels: Sequence[str]) ->
 
 
 def calibration_figure(analysis: ClassificationAnalysis) -> Figure:
-    """Accuracy by confidence; each point's size is its share of the rows."""
+    """Accuracy by confidence; each point's size is its share of the rows, and those of few rows are hollow."""
     curve = analysis.calibration
     with _axes(3.8, 3.4) as (figure, axes):
         axes.plot([0, 1], [0, 1], color="0.5", linestyle="--", label="calibrated")
-        axes.plot(curve["confidence"], curve["accuracy"], color="black", label="model")
+        is_few = curve["rows"] < FEW_ROWS
+        # A line through bins of a few rows would go up and down by chance.
+        enough, sizes = curve[~is_few], 10 + 150 * curve["rows"] / curve["rows"].sum()
+        axes.plot(enough["confidence"], enough["accuracy"], color="black", label="model")
+        faces = np.where(is_few, "white", "black")
+        # Points on the edge are whole.
         axes.scatter(
-            curve["confidence"], curve["accuracy"], s=10 + 150 * curve["rows"] / curve["rows"].sum(), color="black"
+            curve["confidence"], curve["accuracy"], s=sizes, c=faces, edgecolors="black", clip_on=False, zorder=3
         )
-        axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+        axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
         axes.legend(loc="upper left")
         return figure
 

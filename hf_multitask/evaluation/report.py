@@ -21,7 +21,7 @@ from hf_multitask.evaluation.analysis import (
     worst_errors,
 )
 from hf_multitask.evaluation.metrics import Metrics
-from hf_multitask.evaluation.summary import bounds, escaped, markdown_table, number, results_cells
+from hf_multitask.evaluation.summary import METRICS, bounds, escaped, markdown_table, number, results_cells
 from hf_multitask.evaluation.uncertainty import Interval
 
 _TEMPLATE = Path(__file__).with_name("report.html")
@@ -34,6 +34,13 @@ _PROBES = (
     "is over the pairs of terms; the templates are the same. The mean absolute difference is over all sentences: a "
     "model can favour neither group and still waver."
 )
+_NO_CURVES = (
+    "There are no curves, since the run logged no value more than once: it was shorter than two times its "
+    "logging_steps and eval_steps."
+)
+# What figures call keys of the log that are no names of tasks.
+_WORDS = {"final_score": "final score", "learning_rate": "learning rate", "head_learning_rate": "heads' learning rate"}
+_WORDS |= {"radius": "size"}
 # Figures of the log: file, values' name, caption, and the keys that it shows.
 _TRACES = (
     ("losses", "loss", "Training loss of each task, mean since the last log.", r"loss_(.+)"),
@@ -128,7 +135,6 @@ class Report:
     def to_html(self) -> str:
         """The report as one HTML page with its figures in it."""
         environment = Environment(autoescape=True, undefined=StrictUndefined)
-        environment.tests["number_like"] = lambda cell: re.fullmatch(r"[-+]?[\d.,]+ ?%?( \(.*\))?", cell) is not None
         return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
             title=self.title, blocks=self.blocks
         )
@@ -184,8 +190,11 @@ def build_report(
         blocks.append(Block("heading", f"Task {name}"))
         blocks += _regression(name, rows) if rows.task.is_regression else _classification(name, rows)
         blocks += _examples(rows, examples)
-    if traces := list(_traces(history)):
-        blocks += [Block("heading", "Training"), *traces]
+    if history:
+        blocks += [
+            Block("heading", "Training"),
+            *(list(_traces(history, list(tasks))) or [Block("paragraph", _NO_CURVES)]),
+        ]
     if bias is not None:
         blocks += _bias(bias)
     return Report(title, blocks, intervals, probed=bias is not None)
@@ -211,7 +220,8 @@ def _classification(name: str, rows: TaskPredictions) -> Iterator[Block]:
     caption = " ".join([f"{name}: rows by label and prediction.", *figures.axis_names(rows.task.labels)[1]])
     yield Block("figure", caption, name=f"{name}-confusion", figure=confusion)
     calibration = figures.calibration_figure(analysis)
-    caption = f"{name}: accuracy by confidence; a point's size is its share of the rows."
+    caption = f"{name}: accuracy by confidence; a point's size is its share of the rows, and one of fewer than "
+    caption += f"{figures.FEW_ROWS} is hollow and beside the line."
     yield Block("figure", caption, name=f"{name}-calibration", figure=calibration)
 
 
@@ -253,7 +263,16 @@ def _examples(rows: TaskPredictions, count: int) -> Iterator[Block]:
     yield Block("table", header=header, rows=lines, texts=len(texts) + (0 if is_regression else 2), in_card=False)
 
 
-def _traces(history: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
+def _words(key: str, file: str, tasks: Sequence[str]) -> str:
+    """What a figure calls a key of the log."""
+    if file == "scores" and (match := re.fullmatch(r"(.+)_(accuracy|pearson)", key)):
+        return f"{match[1]}, {METRICS[match[2] == 'pearson'][match[2]].lower()}"
+    if file == "gradient-cosines":
+        return next((f"{one} and {two}" for one in tasks for two in tasks if key == f"{one}_{two}"), key)
+    return key if key in tasks else _WORDS.get(key, key)
+
+
+def _traces(history: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Iterator[Block]:
     for file, values, caption, pattern in _TRACES:
         traces: dict[str, dict[int, float]] = {}
         for entry in history:
@@ -262,7 +281,7 @@ def _traces(history: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
                     # The first of a step: at the end the best checkpoint is evaluated once more, under the last step.
                     traces.setdefault(match[1], {}).setdefault(int(entry.get("step", 0)), float(value))
         lines = {name: pd.Series(trace, dtype=float).dropna() for name, trace in traces.items()}
-        lines = {name: line for name, line in lines.items() if len(line) > 1}
+        lines = {_words(name, file, tasks): line for name, line in lines.items() if len(line) > 1}
         if lines:
             yield Block(
                 "figure",
@@ -292,6 +311,6 @@ def _bias(bias: pd.DataFrame) -> Iterator[Block]:
         texts=3,
     )
     for name, rows in bias.groupby("task", sort=False):
-        table = rows.set_index(rows["first"] + "\nless " + rows["second"])
+        table = rows.set_index(rows["first"] + " less " + rows["second"])
         figure = figures.interval_figure(table, f"difference in {name}")
         yield Block("figure", f"{name}: differences between groups.", name=f"{name}-bias", figure=figure)

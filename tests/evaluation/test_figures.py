@@ -8,7 +8,7 @@ import pytest
 
 from hf_multitask.evaluation import figures
 from hf_multitask.evaluation.analysis import analyse_classification
-from hf_multitask.evaluation.figures import axis_names, confusion_figure, encoded
+from hf_multitask.evaluation.figures import axis_names, calibration_figure, confusion_figure, encoded
 from hf_multitask.model.configuration_mtbert import TaskConfig
 
 LONG = "a label whose name is a whole sentence of many words, number "
@@ -37,3 +37,14 @@ def test_names_are_numbered_where_they_cannot_be_shown(monkeypatch: pytest.Monke
     assert axis_names(alike) == (["1", "2"], [f"Labels: 1 is {alike[0]}, 2 is {alike[1]}."])
     monkeypatch.setattr(figures, "_signs", lambda: [set(map(ord, "abc"))])
     assert axis_names(["好", "a b"]) == (["1", "2"], ["Labels: 1 is 好, 2 is a b."])
+
+
+def test_the_calibration_plot_cuts_no_point_and_joins_none_of_a_few_rows() -> None:
+    task = TaskConfig("single_label_classification", labels=["a", "b"])
+    confidence = np.repeat([0.55, 0.65, 0.85, 1.0], [3, 20, 9, 500])
+    analysis = analyse_classification(task, np.stack([confidence, 1 - confidence], 1), np.zeros(532, dtype=int))
+    axes = calibration_figure(analysis).axes[0]
+    assert axes.lines[1].get_xdata().tolist() == pytest.approx([0.65, 1.0])
+    (points,) = axes.collections
+    assert not points.get_clip_on()
+    assert points.get_facecolors()[:, 0].tolist() == [1, 0, 1, 0]

@@ -211,3 +211,37 @@ def test_labels_break_neither_the_markdown_nor_the_page() -> None:
         "Labels: 1 is a\\|b, 2 is &lt;script>x&lt;/script>, 3 is \ue000, 4 is \\[c\\](d).](odd-confusion.png)"
         in markdown
     )
+
+
+def test_columns_stand_alike_and_figures_lie_beside_each_other() -> None:
+    page = build().to_html()
+    trivial = [cell for row in re.findall(r"<tr>(.*?)</tr>", page)[:6] for cell in re.findall(r"<t[hd].*?>", row)[4:5]]
+    assert trivial == ['<th class="number">', *['<td class="number">'] * 5]
+    assert page.count("<table>") == page.count('<div class="wide" tabindex="0"><table>') > 0
+    assert page.count('<div class="figures">') == 5
+    assert page.count("<div") == page.count("</div>")
+
+
+def test_legends_have_words_and_a_run_without_curves_says_why() -> None:
+    rates = [{"head_learning_rate": 1e-3, "learning_rate": 1e-5, "gradient_cosine_sst_sts": 0.5}] * 2
+    history = [*HISTORY, *({**entry, "step": step} for step, entry in enumerate(rates, 4))]
+    shown = {
+        block.name: [text.get_text() for text in block.figure.axes[0].get_legend().get_texts()]
+        for block in build(history=history).blocks
+        if block.name.startswith("training")
+    }
+    assert shown["training-scores"] == ["sst, accuracy", "final score"]
+    assert shown["training-learning-rates"] == ["learning rate", "heads' learning rate"]
+    assert shown["training-gradient-cosines"] == ["sst and sts"]
+    assert shown["training-smart-perturbation"] == ["cosine"]
+    for short in (
+        [{"train_loss": 1.0, "step": 2}],
+        [{"loss_sst": 1.0, "step": 2}],
+        [{"eval_final_score": 1, "step": 1}],
+    ):
+        assert "## Training\n\nThere are no curves" in build(history=short).to_markdown()
+
+
+def test_labels_of_the_bias_figure_are_lines_of_their_own() -> None:
+    (figure,) = [block.figure for block in build().blocks if block.name == "sst-bias"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["women less men"]
