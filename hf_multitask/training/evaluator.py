@@ -13,6 +13,7 @@ from hf_multitask.data.dataset import MultiTaskDataset
 from hf_multitask.data.preparation import prepare_given
 from hf_multitask.evaluation.metrics import final_score, predictions, score
 from hf_multitask.model.configuration_mtbert import TaskConfig
+from hf_multitask.model.packing import use_packing
 from hf_multitask.training.health import DEAD_ROWS, is_constant
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,12 @@ class MultiTaskEvaluator(Trainer):
         if datasets is None or isinstance(datasets, MultiTaskDataset):
             return datasets
         return prepare_given(argument, datasets, self._tasks, self.processing_class, self._longest)
+
+    def _stop_packing_if_need_be(self) -> None:
+        """Batches are padded once `set_attn_implementation` gave the model attention that cannot read packed ones."""
+        collator: Any = self.data_collator
+        if getattr(collator, "packing", False):
+            collator.packing = use_packing(self.model, self.args.packing)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> dict[str, DataLoader]:
         """A dataloader per task; see `evaluation_loop`."""
@@ -86,6 +93,7 @@ class MultiTaskEvaluator(Trainer):
 
         Rows go through the model by their length and come out in the order of their datasets.
         """
+        self._stop_packing_if_need_be()
         outputs: dict[str, EvalLoopOutput] = {}
         places: dict[str, np.ndarray] = {}
         for name, loader in dataloader.items():

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -177,7 +177,9 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
             raise ValueError("surgery is for the gradients of the backbone, which is frozen.")
 
     def _spare_embedding_gradient(self) -> None:
-        embeddings = self.model.get_input_embeddings()
+        embeddings = None
+        with suppress(NotImplementedError):  # CANINE has no table of words, but hashes of characters.
+            embeddings = self.model.get_input_embeddings()
         # Neither processes' exchange of gradients nor compiled graphs take sparse ones.
         alone = self.args.world_size == 1 and not self.args.torch_compile
         if alone and isinstance(embeddings, nn.Embedding) and embeddings.weight.requires_grad:
@@ -194,6 +196,7 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
             FloatingPointError: Too many updates in a row could not be made; see [`NonFiniteGuard`]. A checkpoint has
                 the last one that was.
         """
+        self._stop_packing_if_need_be()
         try:
             return super().train(*args, **kwargs)
         except FloatingPointError:

@@ -14,6 +14,7 @@ from transformers import AutoModel, EarlyStoppingCallback, TrainerCallback
 from hf_multitask import MultiTaskTrainer, MultiTaskTrainingArguments
 from hf_multitask.training.callbacks import EmbeddingGradientKeeper
 from tests.conftest import TASKS, task_rows, tiny_model, without_dropout
+from tests.model.test_encoders import tiny, tiny_config
 from tests.training.conftest import TRAINING, Gradients
 
 SCHEDULES = [
@@ -173,6 +174,31 @@ def test_packing_changes_nothing_but_the_work(make_trainer, bf16: bool) -> None:
         metrics = trainer.evaluate()
         runs.append([*(log["loss"] for log in trainer.state.log_history if "loss" in log), metrics["eval_loss"]])
     assert runs[0] == pytest.approx(runs[1], rel=0.02 if bf16 else 1e-4)
+
+
+def test_attention_that_cannot_read_packed_batches_gets_padded_ones(make_trainer) -> None:
+    trainer = make_trainer(without_dropout(tiny_model()), max_steps=2)
+    expected = trainer.evaluate()
+    trainer.model.set_attn_implementation("eager")
+    for key, value in trainer.evaluate().items():
+        if not key.endswith(("runtime", "per_second")):
+            assert value == pytest.approx(expected[key], rel=1e-4), key
+    assert math.isfinite(trainer.train().training_loss)
+
+
+def test_packing_that_is_on_is_refused_once_attention_cannot_read_it(make_trainer) -> None:
+    trainer = make_trainer(packing="on", max_steps=1)
+    trainer.model.set_attn_implementation("eager")
+    with pytest.raises(ValueError, match="packing is on, but a bert backbone with eager attention cannot read"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("kind", ["canine", "xlnet", "gpt2", "llama"])
+def test_encoders_that_are_padded_train_and_are_evaluated(make_trainer, kind: str) -> None:
+    trainer = make_trainer(tiny(tiny_config(kind)), max_steps=2)
+    assert not trainer.data_collator.packing
+    assert math.isfinite(trainer.train().training_loss)
+    assert math.isfinite(trainer.evaluate()["eval_loss"])
 
 
 # ---- Evaluation ----
