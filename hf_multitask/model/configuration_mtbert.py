@@ -1,12 +1,10 @@
 """What a multi-task checkpoint is: one encoder and an ordered table of tasks, each with its head."""
 
-import difflib
 import math
 import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from itertools import zip_longest
 from typing import Any, Literal, get_args
 
 from huggingface_hub.dataclasses import strict
@@ -14,6 +12,8 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedTokenizerBase
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
+
+from .spelling import nearest, refuse_unknown_keys
 
 TaskType = Literal["single_label_classification", "pair_classification", "pair_regression"]
 Pooling = Literal["cls", "mean", "max"]
@@ -42,29 +42,6 @@ _NO_LIMIT = 2**31 - 1
 
 # What of `from_pretrained` says where a checkpoint is, rather than how to load it.
 _HUB_KEYS = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download", "trust_remote_code")
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """The end of an error about an unknown `word`: what it misspells, or else what is known, of much the most alike."""
-    lowered = {name.lower(): name for name in known}
-    alike = [lowered[name] for name in difflib.get_close_matches(str(word).lower(), lowered, n=len(known) + 1)]
-    if close := [name for name in alike if _misspells(str(word), name)]:
-        return f"did you mean {close[0]!r}?"
-    shown = known if len(known) <= 20 else [*alike, *(name for name in known if name not in alike)][:20]
-    return f"known: {', '.join(shown) or 'none'}{', ...' if len(known) > 20 else '.'}"
-
-
-def _misspells(word: str, name: str) -> bool:
-    """Whether each word of one is like that of the other: `class_weights` means something else than `weight`."""
-    pairs = list(zip_longest(re.split(r"[\W_]+", word.lower()), re.split(r"[\W_]+", name.lower()), fillvalue=""))
-    return all(difflib.SequenceMatcher(None, mine, theirs).ratio() >= 0.6 for mine, theirs in pairs)
-
-
-def refuse_unknown_keys(values: Mapping[str, Any], known: list[str]) -> None:
-    """Raises a `ValueError` that names the first key which is not among the known."""
-    for key in values:
-        if key not in known:
-            raise ValueError(f"unknown key {key!r}; {nearest(key, known)}")
 
 
 @dataclass
@@ -226,16 +203,31 @@ def read_backbone_config(name_or_path: str, **kwargs: Any) -> PreTrainedConfig:
 
     Raises:
         OSError: There is no such model.
-        ValueError: It has a configuration that cannot be read.
+        ValueError: It has a configuration that cannot be read, or code of its own.
     """
+    place = {key: kwargs[key] for key in _HUB_KEYS if key in kwargs}
     try:
-        return AutoConfig.from_pretrained(name_or_path, **{key: kwargs[key] for key in _HUB_KEYS if key in kwargs})
+        # Without a word on it, transformers would ask at the terminal whether to run the code of a stranger.
+        config = AutoConfig.from_pretrained(name_or_path, **{"trust_remote_code": False, **place})
     except OSError as error:
-        reason = " ".join(str(error).split(".")[0].split())
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
         what = f"backbone {str(name_or_path)!r} is neither a folder with a model nor a model on the Hub"
         raise OSError(f"{what}: {reason}.") from error
     except ValueError as error:
+        if "`trust_remote_code=True` to" in str(error):
+            raise ValueError(_own_code(name_or_path)) from error
         raise ValueError(f"backbone {str(name_or_path)!r}: {error}") from error
+    is_foreign = type(config).__module__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME)
+    if is_foreign and config.model_type != MultiTaskBertConfig.model_type:
+        raise ValueError(_own_code(name_or_path))
+    return config
+
+
+def _own_code(name_or_path: str) -> str:
+    return (
+        f"backbone {str(name_or_path)!r} comes with code of its own, which would not travel with a trained model, so "
+        "that nobody could load it: choose an encoder whose code transformers has."
+    )
 
 
 def first_position(encoder_config: PreTrainedConfig) -> int:

@@ -1,0 +1,30 @@
+"""What is said of a word that is not known."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from itertools import zip_longest
+from typing import Any
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """The end of an error about an unknown `word`: what it misspells, or else what is known, of much the most alike."""
+    lowered = {name.lower(): name for name in known}
+    alike = [lowered[name] for name in difflib.get_close_matches(str(word).lower(), lowered, n=len(known) + 1)]
+    if close := [name for name in alike if _misspells(str(word), name)]:
+        return f"did you mean {close[0]!r}?"
+    shown = known if len(known) <= 20 else [*alike, *(name for name in known if name not in alike)][:20]
+    return f"known: {', '.join(shown) or 'none'}{', ...' if len(known) > 20 else '.'}"
+
+
+def _misspells(word: str, name: str) -> bool:
+    """Whether each word of one is like that of the other: `class_weights` means something else than `weight`."""
+    pairs = list(zip_longest(re.split(r"[\W_]+", word.lower()), re.split(r"[\W_]+", name.lower()), fillvalue=""))
+    return all(difflib.SequenceMatcher(None, mine, theirs).ratio() >= 0.6 for mine, theirs in pairs)
+
+
+def refuse_unknown_keys(values: Mapping[str, Any], known: list[str]) -> None:
+    """Raises a `ValueError` that names the first key which is not among the known."""
+    for key in values:
+        if key not in known:
+            raise ValueError(f"unknown key {key!r}; {nearest(key, known)}")
