@@ -4,7 +4,8 @@
 
 For every task and metric: both scores, their difference (second less first) with its 95 % bootstrap interval, the
 p-value of a paired permutation test, and that value corrected for the number of tasks and metrics (Holm). Models may be
-folders or Hub ids; they are compared on the tasks that both have.
+folders or Hub ids; they are compared on the tasks that both have, by default on the data of the recipe that the first
+one's run saved in its folder.
 """
 
 import logging
@@ -20,6 +21,7 @@ from hf_multitask.data.sources import SPLITS
 from hf_multitask.evaluation.summary import comparison_table
 from hf_multitask.evaluation.uncertainty import compare
 from hf_multitask.recipe import RecipeParser, refusals
+from hf_multitask.saved_recipe import default_to_saved_recipe
 from hf_multitask.scoring import Scored, score_model
 
 DEFAULT_CONFIG = Path(__file__).parent / "quickstart.yaml"
@@ -47,6 +49,7 @@ def main() -> None:
         # Not nargs=2: the recipe's YAML is parsed by the same parser, and names none.
         parser.add_argument("models", nargs="*", metavar="MODEL", help="Folder or Hub id of a model; two of them.")
         parser.add_argument("--split", default="validation", choices=SPLITS, help="The split to compare on.")
+        default_to_saved_recipe(parser, sys.argv[1:], parser.parse_known_args(sys.argv[1:])[0].models)
         recipe = parser.parse_recipe(sys.argv[1:])
         if len(parser.extra.models) != 2:
             raise ValueError(f"name two models to compare, not {len(parser.extra.models)}.")

@@ -1,10 +1,12 @@
 """Scores a trained model on the data of a recipe, with 95 % bootstrap intervals.
 
     python recipes/evaluate.py
+    python recipes/evaluate.py --model OUT
     python recipes/evaluate.py --config recipes/paper/full_finetuning.yaml --data_dir DIR --model OUT --split test
     python recipes/evaluate.py --config mine.yaml --report    # with figures, worst errors and bias probes
 
-The recipe's tasks say where the data are; `--model` is its `output_dir` unless told otherwise.
+The recipe's tasks say where the data are: that of `--config`, or the one that the run saved in the model's folder, or
+the quickstart's. `--model` is the recipe's `output_dir` unless told otherwise.
 """
 
 import logging
@@ -19,6 +21,7 @@ from accelerate import PartialState
 from hf_multitask.data.sources import SPLITS
 from hf_multitask.evaluation.summary import results_table
 from hf_multitask.recipe import RecipeParser, refusals, writable_folder
+from hf_multitask.saved_recipe import default_to_saved_recipe
 from hf_multitask.scoring import score_model, training_history
 
 DEFAULT_CONFIG = Path(__file__).parent / "quickstart.yaml"
@@ -36,6 +39,9 @@ def main() -> None:
             metavar="DIR",
             help="Write a report, by default to report/ in the model's folder, or report-<split>/ there.",
         )
+        named, _ = parser.parse_known_args(sys.argv[1:])
+        named = named.model or (named.output_dir if named.output_dir != parser.get_default("output_dir") else None)
+        default_to_saved_recipe(parser, sys.argv[1:], [named] if named else [])
         recipe = parser.parse_recipe(sys.argv[1:])
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         split, folder = parser.extra.split, parser.extra.report

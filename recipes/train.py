@@ -28,6 +28,7 @@ from hf_multitask.evaluation.summary import results_table
 from hf_multitask.hub.card import RunFacts
 from hf_multitask.hub.checkpoints import check_same_tasks, find_checkpoint, steps_made
 from hf_multitask.recipe import Recipe, RecipeParser, refusals, writable_folder
+from hf_multitask.saved_recipe import save_recipe
 from hf_multitask.scoring import score, trivial_scores
 from hf_multitask.training.callbacks import GracefulStop
 from hf_multitask.training.checkpoints import RunRefusedError
@@ -137,6 +138,7 @@ def main() -> None:
             resume = find_checkpoint(resume, str(output_dir), args.hub_token, trainer.model.config)
     trainer.run_facts = run_facts(recipe, data)
     if trainer.is_world_process_zero():
+        save_recipe(recipe, output_dir)
         write_data_report(output_dir, data)
         # Written when a run ends, by which it is known as finished: this one is not.
         (output_dir / TRAINER_STATE_NAME).unlink(missing_ok=True)

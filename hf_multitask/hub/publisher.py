@@ -28,6 +28,8 @@ _RESUMING = ["optimizer*", "*.pt", "rng_state*", "average.safetensors", "epoch_l
 _RESUMING += ["pytorch_model_fsdp*", "global_step*", "latest", "zero_to_*.py"]
 # What a run says of itself, beside its checkpoints. Not `report/`: while training, that is an earlier run's.
 _REPORTS = ("data_report.json", "train_results.json", "eval_results.json", "all_results.json")
+# A run's recipe in its folder. It is not pushed: its paths lead to data on the run's own machine.
+RECIPE_NAME = "recipe.yaml"
 _PUSH_PREFIX = "_push-"
 
 
@@ -192,7 +194,7 @@ class ModelPublisher(Trainer):
                 folder,
                 token=self.args.hub_token if token is None else token,
                 revision=self.args.hub_revision if revision is None else revision,
-                ignore_patterns=["_*", f"{PREFIX_CHECKPOINT_DIR}-*"],
+                ignore_patterns=["_*", RECIPE_NAME, f"{PREFIX_CHECKPOINT_DIR}-*"],
                 commit_message=commit_message,
             )
         except OSError as error:

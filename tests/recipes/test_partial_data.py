@@ -106,3 +106,29 @@ def test_a_recipe_of_other_tasks_is_refused_with_both_lists(
     assert run.returncode == 0, run.stderr[-2000:]
     assert "| sentiment | accuracy |" in run.stdout
     assert "same" not in run.stdout
+
+
+def test_a_model_is_scored_by_its_runs_own_recipe_unless_told_otherwise(
+    run_in_process: Callable, write_recipe: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = {"sentiment": "mood", "paraphrase": "same", "similarity": "near"}
+    folder = tmp_path / "own"
+    flags = ("--config", write_recipe("own", names=names), "--output_dir", folder, "--max_steps", 1, "--use_cpu")
+    assert run_in_process("train.py", *flags, *QUICK).returncode == 0
+    results = json.loads((folder / "eval_results.json").read_text())
+    for script in (("evaluate.py", "--model", folder), ("evaluate.py", "--output_dir", folder)):
+        run = run_in_process(*script, "--use_cpu")
+        assert run.returncode == 0, run.stderr[-2000:]
+        assert f"| mood | accuracy | {results['eval_mood_accuracy']:.3f} |" in run.stdout
+    run = run_in_process("compare.py", folder, folder, "--use_cpu")
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "| mood | accuracy |" in run.stdout
+    # The quickstart's, which has other tasks, where it is named or there is no other.
+    quickstart = ROOT / "recipes" / "quickstart.yaml"
+    run = run_in_process("evaluate.py", "--model", folder, "--config", quickstart, "--use_cpu")
+    assert "the recipe has none of the model's tasks" in run.stderr
+    assert "has no recipe.yaml" not in caplog.text
+    (folder / "recipe.yaml").unlink()
+    run = run_in_process("evaluate.py", "--model", folder, "--use_cpu")
+    assert "the recipe has none of the model's tasks" in run.stderr
+    assert f"{folder} has no recipe.yaml, and no --config is given: the data are those of {quickstart}." in caplog.text
