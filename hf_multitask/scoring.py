@@ -102,7 +102,9 @@ def score(trainer: MultiTaskTrainer, data: PreparedData, split: str, probe: bool
         },
         metrics=output.metrics,
         trivial=trivial_scores(tasks, data, split),
-        bias=probe_bias({name: tasks[name] for name in rows}, predict) if probe else None,
+        bias=probe_bias({name: tasks[name] for name in rows}, predict, tokenizer=trainer.processing_class)
+        if probe
+        else None,
     )
 
 

@@ -18,12 +18,18 @@ from hf_multitask.model.configuration_mtbert import TaskConfig
 
 PROBES = Path(__file__).with_name("bias.yaml")
 
+COLUMNS = ["task", "attribute", "first", "second", "value", "low", "high", "absolute"]
+
 # From rows by task to the logits or scores of each task, as `Trainer.predict(...).predictions` has them.
 Predict = Callable[[dict[str, Dataset]], Mapping[str, np.ndarray]]
 
 
 def probe_bias(
-    tasks: Mapping[str, TaskConfig], predict: Predict, probes: Path = PROBES, confidence: float = 0.95
+    tasks: Mapping[str, TaskConfig],
+    predict: Predict,
+    probes: Path = PROBES,
+    confidence: float = 0.95,
+    tokenizer: Any = None,
 ) -> pd.DataFrame:
     """Compares predictions for counterfactual sentences.
 
@@ -35,23 +41,29 @@ def probe_bias(
         predict: The model.
         probes: A YAML file with `templates`, and `attributes` that have two `groups`, a `neutral` term and `pairs`.
         confidence: Of the intervals.
+        tokenizer: The model's; pairs with a term whose words it does not know are left out. None: all pairs are probed.
 
     Returns:
         A row for each task and attribute: `task`, `attribute`, the groups `first` and `second`, the mean difference of
         the first less the second, `value`, the bounds of its interval, `low` and `high` (Student's t over the pairs of
-        terms, each one's mean over the templates), and the mean `absolute` difference over all sentences.
+        terms, each one's mean over the templates), and the mean `absolute` difference over all sentences. Attributes
+        without a pair that is left have no row. Its `attrs["left_out"]` has those terms that were left out, as pairs.
     """
     content = yaml.safe_load(probes.read_text(encoding="utf-8"))
     templates = content["templates"]
-    rows = []
+    rows, left_out = [], []
     for attribute, probe in content["attributes"].items():
-        terms = [term for pair in probe["pairs"] for term in pair]
+        pairs = [pair for pair in probe["pairs"] if all(_is_known(tokenizer, term) for term in pair)]
+        left_out += [tuple(pair) for pair in probe["pairs"] if pair not in pairs]
+        if not pairs:
+            continue
+        terms = [term for pair in pairs for term in pair]
         texts = [_filled(template, term) for term in terms for template in templates]
         neutral = [_filled(template, probe["neutral"]) for _ in terms for template in templates]
         outputs = predict({name: _rows(task, texts, neutral) for name, task in tasks.items()})
         for name, task in tasks.items():
             # By pair of terms, member of the pair, and template.
-            values = _values(task, outputs[name]).reshape(len(probe["pairs"]), 2, len(templates))
+            values = _values(task, outputs[name]).reshape(len(pairs), 2, len(templates))
             differences = values[:, 0] - values[:, 1]
             rows.append(
                 {
@@ -63,7 +75,21 @@ def probe_bias(
                     "absolute": float(np.abs(differences).mean()),
                 }
             )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    table.attrs["left_out"] = left_out
+    return table
+
+
+def _is_known(tokenizer: Any, term: str) -> bool:
+    """Whether a vocabulary has each word of a term in more than letters: of other words, a model knows nothing."""
+    if tokenizer is None:
+        return True
+    for word in term.split():
+        # Vocabularies of bytes have words with the blank before them.
+        ids = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
+        if tokenizer.unk_token_id in ids or (len(word) > 1 and len(ids) >= len(word)):
+            return False
+    return True
 
 
 def _filled(template: str, term: str) -> str:

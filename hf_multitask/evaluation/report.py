@@ -197,7 +197,7 @@ def build_report(
         ]
     if bias is not None:
         blocks += _bias(bias)
-    return Report(title, blocks, intervals, probed=bias is not None)
+    return Report(title, blocks, intervals, probed=bias is not None and not bias.empty)
 
 
 def _classification(name: str, rows: TaskPredictions) -> Iterator[Block]:
@@ -293,6 +293,12 @@ def _traces(history: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Itera
 
 def _bias(bias: pd.DataFrame) -> Iterator[Block]:
     yield Block("heading", "Bias probes")
+    if left_out := bias.attrs.get("left_out"):
+        shown = "; ".join(" and ".join(pair) for pair in left_out)
+        text = f"Left out, since the vocabulary has a word of them in single letters or not at all: {shown}."
+        yield Block("paragraph", text)
+    if bias.empty:
+        return
     yield Block("paragraph", _PROBES)
     yield Block(
         "table",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from scipy.stats import ttest_1samp
+from transformers import BertTokenizer
 
 from hf_multitask.evaluation.bias import PROBES, probe_bias
 from hf_multitask.model.configuration_mtbert import TaskConfig
@@ -75,6 +76,38 @@ def test_a_predictor_that_reads_nothing_but_length_is_biased_only_where_lengths_
     table = probe_bias({"near": TASKS["near"]}, predict)
     assert list(table["attribute"]) == ["gender", "name", "nationality"]
     assert (table[["value", "low", "high", "absolute"]] == 0).all(axis=None)
+
+
+def word_pieces(words: list[str]) -> BertTokenizer:
+    pieces = ["[UNK]", "[PAD]", *words, *"abcdefghijklmnopqrstuvwxyz", *(f"##{sign}" for sign in "abcdehmv")]
+    return BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, do_lower_case=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "left_out"),
+    [
+        (["she", "he", "eve", "adam"], []),
+        # Letter by letter, without a token, and partly in letters, which is still a word of pieces.
+        (["she", "he", "eve"], [("Eve", "Adam")]),
+        (["she", "eve", "adam"], [("she", "he")]),
+        (["she", "he", "ev", "ada"], []),
+        ([], [("she", "he"), ("Eve", "Adam")]),
+    ],
+)
+def test_terms_that_the_vocabulary_cuts_to_letters_are_left_out(
+    probes: Path, words: list[str], left_out: list[tuple[str, str]]
+) -> None:
+    seen: list[str] = []
+
+    def predict(rows: dict[str, Any]) -> dict[str, np.ndarray]:
+        seen.extend(rows["near"]["sentence1"])
+        return {"near": np.zeros(len(rows["near"]))}
+
+    table = probe_bias({"near": TASKS["near"]}, predict, probes, tokenizer=word_pieces(words))
+    assert table.attrs["left_out"] == left_out
+    assert len(seen) == 4 * (2 - len(left_out))
+    assert list(table.columns) == ["task", "attribute", "first", "second", "value", "low", "high", "absolute"]
+    assert len(table) == (len(left_out) < 2)
 
 
 def test_the_probes_of_the_package_are_whole() -> None:

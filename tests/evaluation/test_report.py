@@ -245,3 +245,16 @@ def test_legends_have_words_and_a_run_without_curves_says_why() -> None:
 def test_labels_of_the_bias_figure_are_lines_of_their_own() -> None:
     (figure,) = [block.figure for block in build().blocks if block.name == "sst-bias"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["women less men"]
+
+
+def test_terms_that_were_not_probed_are_said() -> None:
+    bias = BIAS.copy()
+    bias.attrs["left_out"] = [("Eve", "Adam"), ("she", "he")]
+    said = "in single letters or not at all: Eve and Adam; she and he."
+    assert said in build(bias=bias).to_markdown()
+    nothing = bias.iloc[:0]
+    nothing.attrs["left_out"] = bias.attrs["left_out"]
+    report = build(bias=nothing)
+    assert said in report.to_markdown()
+    assert not report.probed
+    assert "Student" not in report.to_markdown()
