@@ -114,6 +114,31 @@ def test_the_longest_input_is_what_tokenizer_and_encoder_both_allow(
     assert config.longest_input(tokenizer) == longest  # the tokenizer's is 64
 
 
+@pytest.mark.parametrize(
+    ("encoder", "longest"),
+    [
+        ({"model_type": "bert", "max_position_embeddings": 512}, 512),
+        ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ({"model_type": "xlm-roberta", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ({"model_type": "camembert", "max_position_embeddings": 70, "pad_token_id": 5}, 64),
+        ({"model_type": "mpnet", "max_position_embeddings": 514, "pad_token_id": 0}, 512),
+        ({"model_type": "longformer", "max_position_embeddings": 4098, "pad_token_id": 1}, 4096),
+        ({"model_type": "esm", "max_position_embeddings": 1026, "pad_token_id": 1}, 1024),
+        ({"model_type": "esm", "max_position_embeddings": 1026, "position_embedding_type": "rotary"}, 1026),
+        ({"model_type": "xlnet"}, 2**31 - 1),
+    ],
+)
+def test_without_a_tokenizers_limit_the_longest_input_is_what_the_positions_hold(
+    encoder: dict[str, Any], longest: int, tokenizer: Any
+) -> None:
+    config = MultiTaskBertConfig(encoder_config=encoder, tasks=TASKS)
+    tokenizer.model_max_length = int(1e30)
+    assert config.longest_input(tokenizer) == longest
+    tokenizer.model_max_length = 64
+    assert config.longest_input(tokenizer) == min(64, longest)
+    tokenizer("a film", truncation=True, max_length=longest)
+
+
 @pytest.mark.parametrize("options", [{}, {"trust_remote_code": True}, {"trust_remote_code": False}])
 def test_a_backbone_with_code_of_its_own_is_refused_before_training(tmp_path: Path, options: dict[str, bool]) -> None:
     (tmp_path / "config.json").write_text(

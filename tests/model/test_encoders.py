@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import (
 
 from hf_multitask import MultiTaskBertConfig, MultiTaskBertModel
 from hf_multitask.model.packing import PACKABLE, encode_packed, pack, unpack
-from tests.conftest import TASKS
+from tests.conftest import ROOT, TASKS
 
 SIZES: dict[str, Any] = {
     **dict.fromkeys(("hidden_size", "dim", "d_model", "n_embd", "emb_dim", "embedding_size"), 16),
@@ -148,6 +148,21 @@ def test_what_gives_no_states_of_tokens_is_refused(kind: str, message: str) -> N
 def test_every_encoder_of_text_has_its_place_in_the_table() -> None:
     listed = {*MODEL_FOR_MASKED_LM_MAPPING_NAMES, *MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES} & set(MODEL_MAPPING_NAMES)
     assert listed <= {*PACKABLE, *PADDED, *CAUSAL, *PADDING_COUNTS, *OTHERS}
+
+
+@pytest.mark.parametrize(
+    ("heading", "kinds"),
+    [
+        ("packed", PACKABLE),
+        ("padded", PADDED),
+        ("padded, and looks back only", CAUSAL),
+        ("padded, and the padding changes other tokens' states", PADDING_COUNTS),
+    ],
+)
+def test_the_table_in_the_docs_says_what_was_tried(heading: str, kinds: Any) -> None:
+    rows = [line.split(" | ") for line in (ROOT / "docs" / "encoders.md").read_text().splitlines() if " | " in line]
+    table = {row[0].removeprefix("| "): row[1].removesuffix(" |").split(", ") for row in rows}
+    assert table[heading] == sorted(kinds)
 
 
 def test_an_encoder_of_a_type_that_nobody_tried_is_padded(monkeypatch: pytest.MonkeyPatch) -> None:
