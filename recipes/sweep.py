@@ -27,10 +27,12 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 # Python puts a script's folder first on its path, where evaluate.py would hide the library of that name.
@@ -124,15 +126,61 @@ def plan(sweep: Sweep, seeds: int, output_dir: Path, flags: list[str]) -> dict[t
     return plans
 
 
-def train(folder: Path, flags: list[str]) -> bool:
+class Progress:
+    """Says when each run starts and ends, how many are done, and about how long the others will take.
+
+    Args:
+        total: Runs that there are to make.
+        jobs: How many at a time.
+    """
+
+    def __init__(self, total: int, jobs: int = 1) -> None:
+        self.total, self.jobs, self.begun = total, jobs, 0
+        self.seconds: list[float] = []
+        # Runs side by side tell of themselves from threads of their own.
+        self.lock = Lock()
+
+    def start(self, name: str, folder: Path) -> None:
+        with self.lock:
+            self.begun += 1
+            self._say(f"[{self.begun}/{self.total}] {name} starts; its log is {folder / 'log.txt'}")
+
+    def end(self, name: str, seconds: float, failed: bool) -> None:
+        with self.lock:
+            self.seconds.append(seconds)
+            left = self.total - len(self.seconds)
+            mean = sum(self.seconds) / len(self.seconds)
+            # A run's share of the machine is in its time already.
+            rest = f"; about {_duration(mean * -(-left // self.jobs))} to go" if left else ""
+            ended = "failed" if failed else "is done"
+            self._say(f"{name} {ended} after {_duration(seconds)}: {len(self.seconds)} of {self.total} ended{rest}")
+
+    @staticmethod
+    def _say(line: str) -> None:
+        # Standard output is the table's.
+        print(line, file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    """Such as `45 s`, `3 min` or `2 h 05 min`."""
+    minutes = round(seconds / 60)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def train(name: str, folder: Path, flags: list[str], progress: Progress) -> bool:
     """Trains one run in a process of its own, unless it is done; says whether it is."""
     if (folder / DONE).exists():
         return True
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FLAGS).write_text(shlex.join(flags))
+    progress.start(name, folder)
+    start = time.monotonic()
     with (folder / "log.txt").open("w") as log:
         command = [sys.executable, str(Path(__file__).with_name("train.py")), *flags]
         failed = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+    progress.end(name, time.monotonic() - start, bool(failed))
     if failed:
         print(f"failed: {folder}; see its log.txt.", file=sys.stderr)
     else:
@@ -156,9 +204,17 @@ def main() -> None:
     if args.jobs > 1:
         # Runs side by side that each take all cores would wait for one another.
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.jobs)))
+    are_done = sum((folder / DONE).exists() for folder, _ in plans.values())
+    if are_done:
+        print(f"{are_done} of {len(plans)} runs are done already.", file=sys.stderr)
+    progress = Progress(len(plans) - are_done, args.jobs)
+
+    def make(run: tuple[str, int]) -> bool:
+        return train(f"{run[0]}, seed {run[1]}", *plans[run], progress)
+
     with ThreadPoolExecutor(args.jobs) as pool:
         try:
-            done = list(pool.map(lambda planned: train(*planned), plans.values()))
+            done = list(pool.map(make, plans))
         except KeyboardInterrupt:
             # Ctrl-C reaches the runs too, and ends them.
             pool.shutdown(cancel_futures=True)
@@ -171,6 +227,7 @@ def main() -> None:
     (output_dir / "table.md").write_text(table + "\n")
     (output_dir / "table.tex").write_text(latex_table(results, sweep.paper) + "\n")
     print(table)
+    print(f"Saved to {output_dir}: table.md, table.tex, results.csv and results.parquet.", file=sys.stderr)
     sys.exit(len(finished) < len(plans))
 
 

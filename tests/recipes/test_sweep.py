@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from hf_multitask.recipe import RecipeParser, as_flags
-from recipes.sweep import Sweep, plan, read_sweep
+from recipes.sweep import Progress, Sweep, plan, read_sweep, train
 from tests.recipes.conftest import ROOT
 
 QUICK = {"max_steps": 2, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
@@ -140,6 +140,43 @@ def test_a_sweep_killed_in_the_middle_goes_on_to_the_same_table_and_repeats_no_r
     assert (first / "all_results.json").stat().st_mtime_ns == finished
     assert continued.stdout == whole.stdout
     assert pd.read_parquet(out / "results.parquet").equals(pd.read_parquet(tmp_path / "whole" / "results.parquet"))
+
+
+def test_each_run_is_said_as_it_starts_and_ends_with_an_estimate(capsys: pytest.CaptureFixture) -> None:
+    progress = Progress(3)
+    for name, seconds, failed in (("a, seed 0", 30.4, False), ("b, seed 0", 149.6, True), ("a, seed 1", 7500, False)):
+        progress.start(name, Path("out"))
+        progress.end(name, seconds, failed)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
+        "[1/3] a, seed 0 starts; its log is out/log.txt",
+        "a, seed 0 is done after 30 s: 1 of 3 ended; about 1 min to go",
+        "[2/3] b, seed 0 starts; its log is out/log.txt",
+        "b, seed 0 failed after 2 min: 2 of 3 ended; about 2 min to go",
+        "[3/3] a, seed 1 starts; its log is out/log.txt",
+        "a, seed 1 is done after 2 h 05 min: 3 of 3 ended",
+    ]
+
+
+def test_runs_side_by_side_share_the_time_that_is_left(capsys: pytest.CaptureFixture) -> None:
+    progress = Progress(5, jobs=2)
+    progress.end("a, seed 0", 60, False)
+    assert "about 2 min to go" in capsys.readouterr().err
+
+
+def test_a_run_is_made_once_and_its_failure_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    codes = iter([1, 0])
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: subprocess.CompletedProcess([], next(codes)))
+    progress = Progress(1)
+    assert not train("a, seed 0", tmp_path / "a", [], progress)
+    assert "a, seed 0 failed after 0 s: 1 of 1 ended" in capsys.readouterr().err
+    assert train("a, seed 0", tmp_path / "a", [], progress)
+    capsys.readouterr()
+    assert train("a, seed 0", tmp_path / "a", [], progress)
+    assert capsys.readouterr().err == ""
 
 
 def test_no_name_of_a_run_leads_out_of_the_output_folder(tmp_path: Path) -> None:
