@@ -39,8 +39,9 @@ class MultiTaskEvaluator(Trainer):
     def _stop_packing_if_need_be(self) -> None:
         """Batches are padded once `set_attn_implementation` gave the model attention that cannot read packed ones."""
         collator: Any = self.data_collator
+        args: Any = self.args
         if getattr(collator, "packing", False):
-            collator.packing = use_packing(self.model, self.args.packing)
+            collator.packing = use_packing(self.model, args.packing)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> dict[str, DataLoader]:
         """A dataloader per task; see `evaluation_loop`."""

@@ -1,4 +1,4 @@
-"""Every type of text encoder that transformers has, as a tiny random model: what it reads, and how."""
+"""Text encoders of transformers as tiny random models: what each type reads, and how; docs/encoders.md has the table."""
 
 import inspect
 from types import SimpleNamespace
@@ -37,11 +37,11 @@ OWN: dict[str, dict[str, Any]] = {
 }
 # Whose states of a padded batch are those of each sequence alone.
 PADDED = (
-    "big_bird clip_text_model deberta deberta-v2 esm flaubert ibert longformer luke megatron-bert mpnet "
+    "bert-generation big_bird clip_text_model deberta deberta-v2 esm flaubert ibert longformer luke megatron-bert mpnet "
     "mra mt5 rembert roformer splinter squeezebert t5 umt5 xlm xlnet"
 ).split()
-# Decoders with attention that looks back only.
-CAUSAL = "bert-generation doge gpt2 gpt_neox llama qwen2".split()
+# Decoders, whose attention looks back only.
+CAUSAL = "doge gpt2 gpt_neox llama qwen2".split()
 # Whose padding changes the states of other tokens a little or more, in transformers' own code.
 PADDING_COUNTS = "canine convbert fnet funnel nystromformer yoso".split()
 # What transformers lists as encoders of text beside them: of images, boxes or tables too, for decoders, or newer.
