@@ -99,7 +99,8 @@ def finish(trainer: MultiTaskTrainer, data: PreparedData, recipe: Recipe, result
         trainer.save_model()
     if is_main:
         table = f"\n{results_table(scored.tasks, scored.metrics, scored.trivial)}\n" if scored is not None else ""
-        print(f"{table}\nSaved to {output_dir}.")
+        page = output_dir / "report" / "index.html"
+        print(f"{table}\nSaved to {output_dir}{f'; the report is {page}' if page.is_file() else ''}.")
 
 
 def is_finished(trainer: MultiTaskTrainer, output_dir: Path, resume: str) -> bool:
