@@ -25,6 +25,7 @@ import argparse
 import json
 import logging
 import shlex
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,7 +246,15 @@ def main() -> None:
         left = trials_left(study, args.trials or search.trials)
         if left:
             # A trial that fails is reported, and the search goes on.
-            study.optimize(lambda trial: train(trial, search, output_dir, flags), left, catch=(Exception,))
+            try:
+                study.optimize(lambda trial: train(trial, search, output_dir, flags), left, catch=(Exception,))
+            except KeyboardInterrupt:
+                trials = args.trials or search.trials
+                print(
+                    f"\nStopped by Ctrl-C; the study in {output_dir} has {trials - trials_left(study, trials)} of "
+                    f"{trials} trials. Go on by the same command: the trial that was running begins again."
+                )
+                sys.exit(128 + signal.SIGINT)
         write_results(study, search, output_dir, flags)
 
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
+from hf_multitask import MultiTaskTrainer
 from hf_multitask.recipe import RecipeParser, as_flags
 from recipes.tune import Pruning, open_study, read_search, suggest, trials_left
 from tests.conftest import ROOT
@@ -151,3 +152,29 @@ def test_every_search_of_the_repository_is_valid(path: Path, tmp_path: Path) -> 
     values = suggest(optuna.create_study().ask(), search.space)
     flags = as_flags(search.every_trial | values)
     RecipeParser("unused.yaml").parse_recipe(["--config", str(search.recipe), "--output_dir", str(tmp_path), *flags])
+
+
+@pytest.mark.parametrize("where", ["building", "training"])
+def test_ctrl_c_ends_a_search_with_a_sentence_and_the_same_command_goes_on(
+    write_search: Callable, run_in_process: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    out, begun = tmp_path / "out", []
+
+    def interrupted_by(method: Callable) -> Callable:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            begun.append(method)
+            if len(begun) == 2:
+                raise KeyboardInterrupt
+            return method(*args, **kwargs)
+
+        return run
+
+    name = "__init__" if where == "building" else "train"
+    monkeypatch.setattr(MultiTaskTrainer, name, interrupted_by(getattr(MultiTaskTrainer, name)))
+    run = run_in_process("tune.py", write_search(), "--output_dir", out)
+    assert run.returncode == 130
+    assert f"Stopped by Ctrl-C; the study in {out} has 1 of 2 trials." in run.stdout
+    assert "Traceback" not in run.stderr
+    again = run_in_process("tune.py", write_search(), "--output_dir", out)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert pd.read_csv(out / "trials.csv")["state"].tolist().count("COMPLETE") == 2
