@@ -1,4 +1,4 @@
-"""Text encoders of transformers as tiny random models: what each type reads, and how; docs/encoders.md has the table."""
+"""Text encoders as tiny random models: what each type reads, and how. The table is in docs/encoders.md."""
 
 import inspect
 from types import SimpleNamespace
@@ -37,8 +37,8 @@ OWN: dict[str, dict[str, Any]] = {
 }
 # Whose states of a padded batch are those of each sequence alone.
 PADDED = (
-    "bert-generation big_bird clip_text_model deberta deberta-v2 esm flaubert ibert longformer luke megatron-bert mpnet "
-    "mra mt5 rembert roformer splinter squeezebert t5 umt5 xlm xlnet"
+    "bert-generation big_bird clip_text_model deberta deberta-v2 esm flaubert ibert longformer luke mpnet "
+    "megatron-bert mra mt5 rembert roformer splinter squeezebert t5 umt5 xlm xlnet"
 ).split()
 # Decoders, whose attention looks back only.
 CAUSAL = "doge gpt2 gpt_neox llama qwen2".split()
