@@ -1,6 +1,7 @@
 """Where a task's rows come from: local files or a dataset on the Hub, as a recipe's YAML says it."""
 
 import codecs
+import glob
 import logging
 import re
 from abc import ABC, abstractmethod
@@ -180,6 +181,8 @@ def read_file(path: str, delimiter: str | None = None, streaming: bool = False) 
     file = Path(path)
     if not file.is_file():
         raise ValueError(f"{path} is {'a folder, not a file' if file.is_dir() else 'not there'}.")
+    if "::" in str(file.absolute()):
+        raise ValueError(f"{path} cannot be read: '::' in a path chains file systems for datasets; rename that part.")
     if file.stat().st_size == 0:
         raise ValueError(f"{path} is empty.")
     reader = _READERS.get(file.suffix.lower())
@@ -191,7 +194,9 @@ def read_file(path: str, delimiter: str | None = None, streaming: bool = False) 
             options = _csv_options(file, delimiter)
         elif reader == "json":
             _check_json(file, _PEEKED_LINES if streaming else None)
-        return load_dataset(reader, data_files=str(file), split="train", streaming=streaming, **options)
+        # A name is a name, and not a pattern that other files may match.
+        name = glob.escape(str(file))
+        return load_dataset(reader, data_files=name, split="train", streaming=streaming, **options)
     except (OSError, ValueError, DatasetGenerationError) as error:
         if "corresponds to no data" in str(error):
             raise ValueError(f"{path} has no rows.") from error

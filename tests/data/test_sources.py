@@ -135,3 +135,23 @@ def test_an_array_of_json_may_have_null_on_a_line_of_its_own(tmp_path: Path) -> 
     rows = [{"sentence": "a", "label": "1", "other": [None, None]}, {"sentence": "b", "label": "0", "other": [None]}]
     (tmp_path / "rows.json").write_text(json.dumps(rows, indent=2))
     assert read_file(str(tmp_path / "rows.json"))["sentence"][:] == ["a", "b"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+@pytest.mark.parametrize("name", ["data[1]", "data*", "data?", "proj [2024]/data", "a{b}c", "data [!a-z]", "~data"])
+def test_a_files_name_is_no_pattern(tmp_path: Path, name: str, suffix: str, streaming: bool) -> None:
+    contents = {".csv": "text\n{}\n", ".jsonl": '{{"text": "{}"}}\n'}
+    for other in ("data1", "data2", "dataX", "proj 2/data", "abc", "data !", "data [2024]"):
+        (tmp_path / f"{other}{suffix}").parent.mkdir(exist_ok=True)
+        (tmp_path / f"{other}{suffix}").write_text(contents[suffix].format("another file"))
+    path = tmp_path / f"{name}{suffix}"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(contents[suffix].format("this file"))
+    assert list(read_file(str(path), streaming=streaming)) == [{"text": "this file"}]
+
+
+def test_what_chains_file_systems_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a::b.csv").write_text("text\na\n")
+    with pytest.raises(ValueError, match="'::' in a path chains file systems"):
+        read_file(str(tmp_path / "a::b.csv"))
