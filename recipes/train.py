@@ -89,9 +89,12 @@ def finish(trainer: MultiTaskTrainer, data: PreparedData, recipe: Recipe, result
         shutil.rmtree(output_dir / "report", ignore_errors=True)
     if is_main and scored is not None and recipe.report.write_report:
         history, examples = trainer.state.log_history, recipe.report.examples(recipe.training.push_to_hub)
-        report = scored.report(output_dir.name, scored.intervals(), history, examples)
-        report.save(output_dir / "report")
         assert trainer.run_facts is not None
+        # No date: the same run gives the same page.
+        title = f"{output_dir.name}: {trainer.run_facts.backbone} on {', '.join(scored.tasks)}"
+        title += f", {trainer.state.global_step} steps, seed {recipe.training.seed}"
+        report = scored.report(title, scored.intervals(), history, examples)
+        report.save(output_dir / "report")
         trainer.run_facts.report = report
     trainer.create_model_card()
     with refusals():

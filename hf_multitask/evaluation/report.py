@@ -295,7 +295,8 @@ def _bias(bias: pd.DataFrame) -> Iterator[Block]:
     yield Block("heading", "Bias probes")
     if left_out := bias.attrs.get("left_out"):
         shown = "; ".join(" and ".join(pair) for pair in left_out)
-        text = f"Left out, since the vocabulary has a word of them in single letters or not at all: {shown}."
+        why = "since the vocabulary has a word of them in single letters or not at all"
+        text = f"No terms could be probed, {why}." if bias.empty else f"Left out, {why}: {shown}."
         yield Block("paragraph", text)
     if bias.empty:
         return
