@@ -108,6 +108,7 @@ def test_evaluate_writes_a_report_of_the_split_and_of_the_training(
     assert markdown.count("### Worst errors") == 3
     assert "Bias probes" in markdown
     in_training = (folder / "report" / "report.md").read_text()
+    assert re.match(r"# .+: .+ on sentiment, paraphrase, similarity, \d+ steps, seed \d+\n", in_training)
     assert re.findall(r"\| sentiment \| .* \|", markdown) == re.findall(r"\| sentiment \| .* \|", in_training)
 
 
