@@ -67,7 +67,7 @@ def check_equal(lengths: list[int], model: MultiTaskBertModel, tokenizer: Any) -
         outputs[-1].loss.backward()
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     padded, packed = outputs
-    assert packed.loss.item() == pytest.approx(padded.loss.item(), rel=1e-6, abs=1e-6)
+    assert packed.loss.item() == pytest.approx(padded.loss.item(), rel=5e-6, abs=1e-6)
     for name, logits in padded.logits.items():
         torch.testing.assert_close(packed.logits[name], logits, rtol=1e-4, atol=1e-5, msg=name)
     for name, gradient in gradients[0].items():
