@@ -11,7 +11,8 @@ The YAML's keys are the flags' names, in one flat list, and `tasks` is a table b
         files: {train: ids-sst-train.csv, validation: ids-sst-dev.csv, text: sentence, label: sentiment}
 
 `--learning_rate 2e-5` overrides a key, `--tasks.sst.pooling cls` a task's and `--smart.weight 0.1` a group's.
-`extends: base.yaml` starts from another recipe, `extends: [a.yaml, b.yaml]` from several, of which later ones go first.
+`extends: base.yaml` starts from another recipe, `extends: [a.yaml, b.yaml]` from several, of which later ones go first;
+`tasks: {sst: null}` then leaves a task of theirs out. Words mean what YAML 1.2 says, see `recipe_yaml.py`.
 """
 
 import argparse
@@ -25,8 +26,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from transformers import HfArgumentParser, PreTrainedTokenizerBase
+from transformers.hf_argparser import string_to_bool
 
 from hf_multitask.data.loading import OnBadRows
 from hf_multitask.data.preparation import PreparedData, prepare
@@ -38,6 +39,7 @@ from hf_multitask.model.configuration_mtbert import (
     nearest,
     refuse_unknown_keys,
 )
+from hf_multitask.recipe_yaml import as_boolean, load_yaml, parse_value
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
 
 _NESTED_FLAG = re.compile(r"--\w+\.")
@@ -151,6 +153,9 @@ class RecipeParser(HfArgumentParser):
             description=description,
             allow_abbrev=False,
         )
+        for action in self._actions:
+            if action.type is string_to_bool:
+                action.type = _boolean
         self.add_argument("--config", default=str(default_config), help="The recipe, a YAML file.")
 
     def parse_recipe(self, args: Sequence[str]) -> Recipe:
@@ -166,6 +171,12 @@ class RecipeParser(HfArgumentParser):
         del values["tasks"]
         try:
             defaults = self._known(_as_flags(values))
+            for key in (key for key, value in values.items() if value is None or value == []):
+                if not hasattr(defaults, key):
+                    self._known([f"--{key}"])
+                elif values[key] == []:
+                    # No flag can say this.
+                    setattr(defaults, key, [])
         except ValueError as error:
             raise ValueError(f"{config}: {error}") from error
         self.extra = self._known(args, defaults)
@@ -175,6 +186,7 @@ class RecipeParser(HfArgumentParser):
         if not tasks:
             raise ValueError(f"{config}: tasks is missing: at least one task.")
         folder = Path(config).parent
+        _expand_home(model, data, training)
         # A folder beside the recipe goes before a model of that name on the Hub.
         if (folder / model.backbone).is_dir():
             model.backbone = str(folder / model.backbone)
@@ -217,7 +229,9 @@ def prepare_data(
 
 
 @contextmanager
-def refusals(kinds: tuple[type[Exception], ...] = (ValueError, OSError), status: int = 2) -> Iterator[None]:
+def refusals(
+    kinds: tuple[type[Exception], ...] = (ValueError, OSError, ImportError), status: int = 2
+) -> Iterator[None]:
     """Around what a script does before its work begins: bad input ends it with one sentence and exit status 2.
 
     Args:
@@ -246,27 +260,6 @@ def writable_folder(path: str) -> Path:
         raise OSError(f"output_dir {path} cannot be written: {error.strerror}.") from error
 
 
-def load_yaml(path: Path) -> dict[str, Any]:
-    """Reads a recipe's YAML with what it `extends`.
-
-    Raises:
-        ValueError: The file is not there, is not YAML, is no mapping, or has a key twice.
-    """
-    if not path.is_file():
-        raise ValueError(f"recipe {path} is {'a folder, not a file' if path.is_dir() else 'not there'}.")
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"recipe {path} must be a mapping of keys to values.")
-    bases = values.pop("extends", None) or []
-    merged: dict[str, Any] = {}
-    for base in bases if isinstance(bases, list) else [bases]:
-        merged = _merged(merged, load_yaml(path.parent / str(base)))
-    return _merged(merged, values)
-
-
 def as_flags(changes: dict[str, Any], prefix: str = "--") -> list[str]:
     """Changes of a recipe's keys as flags; those within a mapping change it, as `--smart.weight=0.02`."""
     flags: list[str] = []
@@ -282,37 +275,29 @@ def as_flags(changes: dict[str, Any], prefix: str = "--") -> list[str]:
     return flags
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's safe loader, which would let the second of two equal keys win silently."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = key_node.value
-            if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
-                raise yaml.MarkedYAMLError(problem=f"key {key!r} is there twice", problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in values.items():
-        nested = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _merged(base[key], value) if nested else value
-    return merged
-
-
 def _as_flags(values: dict[str, Any]) -> list[str]:
     """YAML values as command-line flags, so that both are checked by the same rules."""
     flags: list[str] = []
     for key, value in values.items():
-        if value is None:
+        if value is None or value == []:
             continue
         if isinstance(value, dict):
             value = json.dumps(value)
         flags += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
     return flags
+
+
+def _expand_home(model: ModelArguments, data: DataArguments, training: MultiTaskTrainingArguments) -> None:
+    """Paths may begin with `~`, also where no shell has seen them."""
+    for owner, key in ((model, "backbone"), (data, "data_dir"), (training, "output_dir")):
+        value = getattr(owner, key)
+        if isinstance(value, str) and value.startswith("~"):
+            setattr(owner, key, str(Path(value).expanduser()))
+
+
+def _boolean(word: str) -> bool:
+    """As transformers reads booleans, and `on` and `off`."""
+    return string_to_bool(as_boolean(word))
 
 
 def _split_nested_flags(args: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -345,7 +330,7 @@ def _set_nested_value(values: dict[str, Any], flag: str, value: str) -> None:
         entry = entry[key]
         if not isinstance(entry, dict):
             raise ValueError(f"{flag}: there is a value where keys would have to be.")
-    entry[keys[-1]] = yaml.safe_load(value)
+    entry[keys[-1]] = parse_value(value)
 
 
 def _read_task(entry: Any, data_dir: str | None, folder: Path) -> tuple[TaskConfig, Source]:

@@ -200,3 +200,62 @@ def test_help_lists_our_flags_among_transformers() -> None:
     assert run.returncode == 0
     assert "--head_learning_rate" in run.stdout
     assert "--gradient_accumulation_steps" in run.stdout
+
+
+def test_a_task_of_an_extended_recipe_is_left_out_by_null(parse, tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(BASE)
+    assert list(parse("extends: base.yaml\ntasks: {sts: null}\n").tasks) == ["sst"]
+    assert list(parse("extends: base.yaml\ntasks: {sts: ~, sst: {weight: 2}}\n").tasks) == ["sst"]
+    with pytest.raises(ValueError, match="tasks is missing"):
+        parse("extends: base.yaml\ntasks: {sst: null, sts: null}\n")
+    with pytest.raises(ValueError, match="task 'u': must be a mapping"):
+        parse("extends: base.yaml\ntasks: {u: null}\n")
+
+
+def test_paths_may_begin_at_home(parse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    home = str(tmp_path / "home")
+    recipe = parse(BASE.replace("sst.csv", "~/sst.csv").replace("some/encoder", "~/encoder"), "--output_dir", "~/out")
+    assert recipe.model.backbone == f"{home}/encoder"
+    assert recipe.training.output_dir == f"{home}/out"
+    assert recipe.sources["sst"].describe("train") == f"{home}/sst.csv"
+    assert parse(BASE, "--data_dir", "~/data").sources["sst"].describe("train") == f"{home}/data/sst.csv"
+
+
+@pytest.mark.parametrize("word", ["true", "yes", "on", "True", "'yes'", "On"])
+def test_words_for_true_are_true_where_a_boolean_is_wanted(parse, word: str) -> None:
+    text = BASE.replace("some/encoder", f"some/encoder\nfreeze_backbone: {word}\nproximal: {{use_average: {word}}}")
+    recipe = parse(text.replace("sst.csv", f"sst.csv, streaming: {word}"))
+    assert recipe.model.freeze_backbone is True
+    assert recipe.training.proximal.use_average is True
+    assert recipe.sources["sst"].streaming is True
+
+
+def test_and_words_everywhere_else(parse) -> None:
+    text = BASE + "eval_strategy: no\nsave_strategy: no\nlanguage: no\npacking: off\nresume_from_checkpoint: no\n"
+    recipe = parse(text.replace("num_labels: 5", "labels: [no, yes, on, off]"))
+    assert recipe.card.language == ["no"]
+    assert str(recipe.training.eval_strategy) == str(recipe.training.save_strategy) == "IntervalStrategy.NO" or (
+        recipe.training.eval_strategy == recipe.training.save_strategy == "no"
+    )
+    assert recipe.training.packing == "off"
+    assert recipe.training.resume_from_checkpoint is None
+    assert recipe.tasks["sst"].labels == ["no", "yes", "on", "off"]
+
+
+@pytest.mark.parametrize("word", ["false", "no", "off", "False"])
+def test_not_to_resume_can_be_said(parse, word: str) -> None:
+    assert parse(BASE + f"resume_from_checkpoint: {word}\n").training.resume_from_checkpoint is None
+    assert parse(BASE, "--resume_from_checkpoint", word).training.resume_from_checkpoint is None
+
+
+def test_numbers_need_no_dot_anywhere(parse) -> None:
+    task = parse(BASE.replace("num_labels: 5", "num_labels: 5\n    weight: 1e-1\n    dropout: 1e-5")).tasks["sst"]
+    assert (task.weight, task.dropout) == (0.1, 1e-5)
+    assert parse(BASE, "--tasks.sst.weight", "2e3").tasks["sst"].weight == 2000
+
+
+def test_an_empty_list_is_said_as_such(parse) -> None:
+    assert parse(BASE + "report_to: []\nlanguage: []\n").training.report_to == []
+    with pytest.raises(ValueError, match="unknown"):
+        parse(BASE + "tags: []\n")

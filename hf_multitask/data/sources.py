@@ -17,6 +17,7 @@ from datasets import Dataset, Features, IterableDataset, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from hf_multitask.model.configuration_mtbert import refuse_unknown_keys
+from hf_multitask.recipe_yaml import as_boolean
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class Source(ABC):
         self.text = [self.text] if isinstance(self.text, str) else self.text or []
         if not isinstance(self.text, list) or not all(isinstance(column, str) for column in self.text):
             raise ValueError(f"text must be the name of a column, or a list of names, not {self.text!r}.")
+        self.streaming = as_boolean(self.streaming)
         for entry in fields(self):
             value = getattr(self, entry.name)
             if entry.type in _KINDS and not isinstance(value, entry.type):  # type: ignore[arg-type]
@@ -113,7 +115,7 @@ class FileSource(Source):
     data_dir: str = "."
 
     def describe(self, split: str) -> str:
-        return str(Path(self.data_dir) / self.split(split))
+        return str(Path(self.data_dir).expanduser() / Path(self.split(split)).expanduser())
 
     def load(self, split: str) -> Dataset:
         path = self.describe(split)

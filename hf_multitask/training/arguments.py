@@ -7,6 +7,7 @@ import torch
 from transformers import TrainingArguments
 
 from hf_multitask.model.configuration_mtbert import nearest
+from hf_multitask.recipe_yaml import as_boolean
 from hf_multitask.training.groups import ArgumentGroup
 from hf_multitask.training.proximal import ProximalArguments
 from hf_multitask.training.smart import SmartArguments
@@ -113,6 +114,9 @@ class MultiTaskTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Not used: the collator picks its columns."})
 
     def __post_init__(self) -> None:
+        if as_boolean(self.resume_from_checkpoint) is False:
+            # On a command line and in a recipe, it is a text.
+            self.resume_from_checkpoint = None
         super().__post_init__()
         # Without a device to copy to, torch warns at every loader that pinning does nothing.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()

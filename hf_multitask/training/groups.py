@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hf_multitask.model.configuration_mtbert import nearest, refuse_unknown_keys
+from hf_multitask.recipe_yaml import as_boolean
 
 Group = TypeVar("Group", bound="ArgumentGroup")
 
@@ -66,6 +67,7 @@ def _converted(key: str, kind: Any, value: Any) -> Any:
             raise ValueError(f"{key} must be a mapping of names to numbers, not {value!r}.")
         return {str(name): _converted(f"{key}.{name}", get_args(kind)[1], number) for name, number in value.items()}
     if kind is bool:
+        value = as_boolean(value)
         if not isinstance(value, bool):
             raise ValueError(f"{key} must be true or false, not {value!r}.")
         return value
