@@ -39,8 +39,8 @@ def main() -> None:
             metavar="DIR",
             help="Write a report, by default to report/ in the model's folder, or report-<split>/ there.",
         )
-        named, _ = parser.parse_known_args(sys.argv[1:])
-        named = named.model or (named.output_dir if named.output_dir != parser.get_default("output_dir") else None)
+        given, _ = parser.parse_known_args(sys.argv[1:])
+        named = given.model or (given.output_dir if given.output_dir != parser.get_default("output_dir") else None)
         default_to_saved_recipe(parser, sys.argv[1:], [named] if named else [])
         recipe = parser.parse_recipe(sys.argv[1:])
         logging.basicConfig(level=logging.WARNING, format="%(message)s")

@@ -91,6 +91,7 @@ def prepare_given(
     tasks: Mapping[str, TaskConfig],
     tokenizer: PreTrainedTokenizerBase | None,
     max_length: int,
+    most_tokens: int,
 ) -> MultiTaskDataset:
     """Checks, and tokenizes where that is not done, the datasets that a caller gives by task.
 
@@ -99,6 +100,7 @@ def prepare_given(
         datasets: A dataset per task, by name: tokenized rows, or rows under the standard column names.
         tasks: The table of tasks.
         tokenizer, max_length: As for [`tokenize`].
+        most_tokens: Of a row that comes tokenized: the model has no positions for more.
 
     Raises:
         ValueError: No mapping of tasks to datasets, or a dataset that cannot be used.
@@ -123,7 +125,8 @@ def prepare_given(
                 if isinstance(rows, StreamedRows | IterableDataset):
                     prepared[name] = _prepare_stream(name, rows, tasks[name], tokenizer, max_length, is_train)
                 else:
-                    prepared[name] = _prepare_rows(rows, tasks[name], tokenizer, max_length, is_train)
+                    limits = (max_length, most_tokens)
+                    prepared[name] = _prepare_rows(rows, tasks[name], tokenizer, *limits, needs_label=is_train)
             except StreamError as error:
                 raise ValueError(f"{argument}: {error}") from error
             except ValueError as error:
@@ -132,7 +135,12 @@ def prepare_given(
 
 
 def _prepare_rows(
-    rows: Dataset, task: TaskConfig, tokenizer: PreTrainedTokenizerBase | None, max_length: int, needs_label: bool
+    rows: Dataset,
+    task: TaskConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    max_length: int,
+    most_tokens: int,
+    needs_label: bool,
 ) -> Dataset:
     if len(rows) == 0:
         raise ValueError("has no rows.")
@@ -142,7 +150,7 @@ def _prepare_rows(
         if column not in rows.column_names:
             raise ValueError(f"needs a column {column!r}; it has {rows.column_names}.")
     if is_tokenized:
-        return check_tokenized(rows, task, tokenizer, max_length)
+        return check_tokenized(rows, task, tokenizer, most_tokens)
     columns = {name: name for name in [*wanted, "label"] if name in rows.column_names}
     rows, bad, _ = check_rows(rows, task, columns)
     if bad:

@@ -14,7 +14,7 @@ from hf_multitask.model.configuration_mtbert import TaskConfig
 
 
 def check_tokenized(
-    rows: Dataset, task: TaskConfig, tokenizer: PreTrainedTokenizerBase | None, max_length: int
+    rows: Dataset, task: TaskConfig, tokenizer: PreTrainedTokenizerBase | None, most_tokens: int
 ) -> Dataset:
     """Checks tokenized rows, and leaves out the padding that an `attention_mask` shows.
 
@@ -23,7 +23,7 @@ def check_tokenized(
             `attention_mask` (and `attention_mask_2`) and `label`.
         task: What the rows are for.
         tokenizer: Knows the padding; None: rows without a mask are taken to have none.
-        max_length: The longest row that the model takes, in tokens; 0: not known.
+        most_tokens: Of the longest row that the model takes.
 
     Returns:
         The rows without masks; a label is a class id or a score.
@@ -37,7 +37,7 @@ def check_tokenized(
         raise ValueError(f"needs a column input_ids, and {wanted}; it has {rows.column_names}.")
     rows = rows.with_format(None)
     for suffix in ["", "_2"][: task.sequences_per_row]:
-        rows = _cut_to_mask(rows, suffix, tokenizer, max_length)
+        rows = _cut_to_mask(rows, suffix, tokenizer, most_tokens)
     return _with_checked_labels(rows, task) if "label" in rows.column_names else rows
 
 
@@ -52,7 +52,7 @@ class _Lists:
         self.starts = np.cumsum(self.lengths) - self.lengths
 
 
-def _cut_to_mask(rows: Dataset, suffix: str, tokenizer: PreTrainedTokenizerBase | None, max_length: int) -> Dataset:
+def _cut_to_mask(rows: Dataset, suffix: str, tokenizer: PreTrainedTokenizerBase | None, most_tokens: int) -> Dataset:
     """The rows with one text's ids and token types where its mask is 1, and without the mask."""
     table = rows.with_format("arrow")[:]
     name, mask_name = f"input_ids{suffix}", f"attention_mask{suffix}"
@@ -76,8 +76,7 @@ def _cut_to_mask(rows: Dataset, suffix: str, tokenizer: PreTrainedTokenizerBase 
             )
     else:
         _refuse_padding(ids, tokenizer, mask_name)
-    if max_length:
-        _refuse(lengths > max_length, f"is longer than the {max_length} tokens that the model takes: cut its {name}")
+    _refuse(lengths > most_tokens, f"is longer than the {most_tokens} tokens that the model takes: cut its {name}")
     return rows
 
 

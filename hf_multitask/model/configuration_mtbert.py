@@ -357,12 +357,16 @@ class MultiTaskBertConfig(PreTrainedConfig):
 
     def longest_input(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """The greatest number of tokens that both the tokenizer and the encoder's positions allow."""
+        return min(tokenizer.model_max_length, self.most_tokens)
+
+    @property
+    def most_tokens(self) -> int:
+        """The greatest number of tokens that the encoder's positions allow."""
         positions = getattr(self.encoder_config, "max_position_embeddings", None)
         # XLNet, whose positions are relative, says -1.
-        limit = _NO_LIMIT
-        if positions is not None and positions > 0:
-            limit = positions - first_position(self.encoder_config)
-        return min(tokenizer.model_max_length, limit)
+        if positions is None or positions <= 0:
+            return _NO_LIMIT
+        return positions - first_position(self.encoder_config)
 
     @property
     def hidden_size(self) -> int:

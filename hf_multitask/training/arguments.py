@@ -53,7 +53,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
         nonfinite_patience: How many updates in a row may be left out because a loss or the gradient was NaN or
             infinite, before training ends with an error; see [`NonFiniteGuard`].
         metric_for_best_model: `eval_final_score` unless told otherwise: the mean over tasks of accuracy or
-            (r + 1) / 2, which is computed once, after all tasks.
+            (r + 1) / 2, which is computed once, after all tasks. Any `<task>_<metric>` serves; of `rmse` and losses the
+            least is the best, unless `greater_is_better` says otherwise.
 
     Raises:
         ValueError: A value out of range, or an argument of transformers' that has no meaning for several tasks.
@@ -117,7 +118,11 @@ class MultiTaskTrainingArguments(TrainingArguments):
         if as_boolean(self.resume_from_checkpoint) is False:
             # On a command line and in a recipe, it is a text.
             self.resume_from_checkpoint = None
+        is_direction_given = self.greater_is_better is not None
         super().__post_init__()
+        if not is_direction_given and self.metric_for_best_model:
+            # Trainer knows of losses alone that less is better.
+            self.greater_is_better = not self.metric_for_best_model.endswith(("loss", "rmse"))
         # Without a device to copy to, torch warns at every loader that pinning does nothing.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         self.smart = SmartArguments.read("smart", self.smart)  # type: ignore[assignment]

@@ -1,7 +1,7 @@
 """transformers' Trainer, evaluating several tasks as one."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ from transformers.trainer_utils import EvalLoopOutput
 from hf_multitask.data.dataset import MultiTaskDataset
 from hf_multitask.data.preparation import prepare_given
 from hf_multitask.evaluation.metrics import final_score, predictions, score
+from hf_multitask.evaluation.summary import METRICS
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.model.packing import use_packing
+from hf_multitask.model.spelling import nearest
 from hf_multitask.training.health import DEAD_ROWS, is_constant
 
 logger = logging.getLogger(__name__)
@@ -23,18 +25,61 @@ class MultiTaskEvaluator(Trainer):
     """The half of [`MultiTaskTrainer`] that evaluates and predicts.
 
     Evaluation gives `eval_<task>_<metric>` and `eval_<task>_loss` for every task, `eval_loss` (their weighted sum)
-    and `eval_final_score`. It is one evaluation: callbacks, early stopping and the choice of the best checkpoint
-    see it once, with all tasks.
+    and `eval_final_score`, over the tasks that have labels. It is one evaluation: callbacks, early stopping and the
+    choice of the best checkpoint see it once, with all tasks.
     """
 
     _tasks: dict[str, TaskConfig]
-    # Tokens of the longest input.
+    # Tokens of the longest input: where texts are cut, and what the encoder has positions for.
     _longest: int
+    _most_tokens: int
+    # By task, what a caller computes in place of our metrics; None: the caller computes all, or nothing.
+    _own_metrics: Mapping[str, Callable[[EvalPrediction], dict[str, float]]] | None
+
+    def _metrics_function(self, compute_metrics: Any) -> Any:
+        """What the parent is to call: ours, with a caller's own function for some tasks, or a caller's alone.
+
+        Raises:
+            ValueError: A function for a task that there is not.
+        """
+        if isinstance(compute_metrics, Mapping):
+            for name in compute_metrics:
+                if name not in self._tasks:
+                    raise ValueError(f"compute_metrics: task {name!r} is unknown; {nearest(name, list(self._tasks))}")
+            self._own_metrics = compute_metrics
+            return self._task_metrics
+        self._own_metrics = None
+        return compute_metrics
+
+    def _check_best_metric(self) -> None:
+        """Refuses a `metric_for_best_model` that no evaluation will give; with metrics of a caller's own, who knows.
+
+        Raises:
+            ValueError: There is none of that name.
+        """
+        metric = self.args.metric_for_best_model
+        is_used = self.args.load_best_model_at_end or self.args.lr_scheduler_type == "reduce_lr_on_plateau"
+        if self.eval_dataset is None or metric is None or not is_used or self._own_metrics:
+            return
+        if self.compute_metrics is not None and self.compute_metrics != self._task_metrics:
+            return
+        labelled = [name for name, rows in self.eval_dataset.datasets.items() if "label" in rows.column_names]
+        known = [f"{name}_loss" for name in labelled]
+        if len(labelled) == len(self.eval_dataset.datasets):
+            known.append("loss")
+        if self.compute_metrics is not None:
+            known += [f"{name}_{key}" for name in labelled for key in METRICS[self._tasks[name].is_regression]]
+            known += ["final_score"] * bool(labelled)
+        if metric.removeprefix("eval_") not in known:
+            raise ValueError(
+                f"metric_for_best_model {metric!r} is not evaluated; {nearest(metric.removeprefix('eval_'), known)}"
+            )
 
     def _prepare_datasets(self, argument: str, datasets: Any) -> MultiTaskDataset | None:
         if datasets is None or isinstance(datasets, MultiTaskDataset):
             return datasets
-        return prepare_given(argument, datasets, self._tasks, self.processing_class, self._longest)
+        limits = (self._longest, self._most_tokens)
+        return prepare_given(argument, datasets, self._tasks, self.processing_class, *limits)
 
     def _stop_packing_if_need_be(self) -> None:
         """Batches are padded once `set_attn_implementation` gave the model attention that cannot read packed ones."""
@@ -46,6 +91,9 @@ class MultiTaskEvaluator(Trainer):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> dict[str, DataLoader]:
         """A dataloader per task; see `evaluation_loop`."""
         if isinstance(eval_dataset, str):
+            known = list(self.eval_dataset.datasets) if self.eval_dataset else []
+            if eval_dataset not in known:
+                raise ValueError(f"eval_dataset: task {eval_dataset!r} is unknown; {nearest(eval_dataset, known)}")
             eval_dataset = {eval_dataset: self.eval_dataset.datasets[eval_dataset]}
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if eval_dataset is None:
@@ -128,6 +176,8 @@ class MultiTaskEvaluator(Trainer):
         ((name, logits),) = evaluated.predictions.items()
         if len(logits) >= DEAD_ROWS and is_constant(logits.min(0), logits.max(0)):
             logger.warning("task %r: the head's output is the same for all rows.", name)
+        if self._own_metrics and name in self._own_metrics:
+            return self._own_metrics[name](EvalPrediction(logits, evaluated.label_ids[name]))
         metrics = score(self._tasks[name], predictions(self._tasks[name], logits), evaluated.label_ids[name])
         for metric, value in metrics.items():
             if value != value:
@@ -143,4 +193,5 @@ class MultiTaskEvaluator(Trainer):
             }
             for name in names
         }
-        return {f"{prefix}_final_score": final_score(by_task)} if all(by_task.values()) else {}
+        scored = {name: values for name, values in by_task.items() if values}
+        return {f"{prefix}_final_score": final_score(scored)} if scored else {}

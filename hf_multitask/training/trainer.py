@@ -27,6 +27,7 @@ from hf_multitask.training.callbacks import (
     SparseEmbeddingGradient,
     TaskProgressCallback,
 )
+from hf_multitask.training.compatibility import settled_arguments
 from hf_multitask.training.evaluator import MultiTaskEvaluator
 from hf_multitask.training.health import HealthWarnings, NonFiniteGuard
 from hf_multitask.training.meters import Meters
@@ -53,7 +54,8 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
         processing_class: The tokenizer.
         loss_weighting: In place of the argument of that name, a module of your own from the tasks' losses [K] to a
             scalar; see [`LossWeighting`].
-        kwargs: As transformers' Trainer takes them.
+        kwargs: As transformers' Trainer takes them. `compute_metrics` may be a function by task, from an
+            `EvalPrediction` of that task alone to its metrics in place of ours.
 
     Raises:
         ValueError: A dataset for a task that the model does not have, a missing column, or a row that cannot be
@@ -73,13 +75,14 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
     def __init__(
         self,
         model: MultiTaskBertModel,
-        args: MultiTaskTrainingArguments,
+        args: MultiTaskTrainingArguments | None = None,
         train_dataset: Mapping[str, Dataset] | None = None,
         eval_dataset: Mapping[str, Dataset] | None = None,
         processing_class: Any = None,
         loss_weighting: nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
+        args = settled_arguments(args, kwargs)
         # A batch's sequences do not split along their first dimension: one process, one device.
         args._setup_devices  # noqa: B018  (finds the devices)
         args._n_gpu = min(args._n_gpu, 1)
@@ -87,12 +90,13 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
             # Not every backward reaches every head; Trainer would look for them only without activation checkpointing.
             args.ddp_find_unused_parameters = True
         self._tasks = model.config.tasks
+        self._most_tokens = model.config.most_tokens
         self._longest = model.config.longest_input(processing_class) if processing_class else 0
         self.processing_class = processing_class
         self._epoch_setter = EpochSetter()
         packing = use_packing(model, args.packing)
         kwargs.setdefault("data_collator", MultiTaskCollator(processing_class, self._tasks, packing, with_rows=True))
-        kwargs.setdefault("compute_metrics", self._task_metrics)
+        kwargs["compute_metrics"] = self._metrics_function(kwargs.get("compute_metrics", self._task_metrics))
         super().__init__(
             model=model,
             args=args,
@@ -108,6 +112,7 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
         if self.train_dataset is not None:
             # A mistake in the arguments is found before training.
             self._phase_lengths(args.max_steps)
+        self._check_best_metric()
         self._set_up_methods(loss_weighting)
         self.add_callback(self._epoch_setter)
         self._guard = NonFiniteGuard(

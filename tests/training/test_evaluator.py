@@ -1,0 +1,94 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import EvalPrediction
+
+from hf_multitask import MultiTaskTrainer, MultiTaskTrainingArguments
+from tests.conftest import task_rows, tiny_model
+
+
+def build(tmp_path: Any, tokenizer: Any, compute_metrics: Any = "ours", rows: Any = None, **arguments: Any) -> Any:
+    arguments = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1, "save_steps": 1, **arguments}
+    args = MultiTaskTrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, report_to=[], **arguments)
+    own = {} if compute_metrics == "ours" else {"compute_metrics": compute_metrics}
+    rows = rows or task_rows(6)
+    return MultiTaskTrainer(tiny_model(), args, task_rows(6), rows, processing_class=tokenizer, **own)
+
+
+@pytest.mark.parametrize(
+    ("metric", "is_greater_better"),
+    [
+        ("sts_rmse", False),
+        ("eval_sts_rmse", False),
+        ("sts_loss", False),
+        ("eval_loss", False),
+        ("sts_pearson", True),
+        ("eval_sst_accuracy", True),
+        ("final_score", True),
+    ],
+)
+def test_the_best_checkpoint_is_the_one_with_the_best_value(
+    tmp_path: Any, tokenizer: Any, metric: str, is_greater_better: bool
+) -> None:
+    trainer = build(tmp_path, tokenizer, load_best_model_at_end=True, metric_for_best_model=metric)
+    assert trainer.args.greater_is_better is is_greater_better
+    other = build(tmp_path, tokenizer, metric_for_best_model=metric, greater_is_better=not is_greater_better)
+    assert other.args.greater_is_better is not is_greater_better
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("sts_rmsee", "metric_for_best_model 'sts_rmsee' is not evaluated; did you mean 'sts_rmse'"),
+        ("eval_sst_acuracy", "did you mean 'sst_accuracy'"),
+        ("sst_pearson", "'sst_pearson' is not evaluated"),
+        ("accuracy", "'accuracy' is not evaluated"),
+    ],
+)
+def test_a_metric_that_no_evaluation_gives_is_refused_at_once(
+    tmp_path: Any, tokenizer: Any, metric: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path, tokenizer, load_best_model_at_end=True, metric_for_best_model=metric)
+
+
+def test_a_task_without_labels_has_no_score_and_the_others_do(tmp_path: Any, tokenizer: Any) -> None:
+    rows = task_rows(6)
+    rows["quora"] = rows["quora"].remove_columns("label")
+    trainer = build(tmp_path, tokenizer, rows=rows, load_best_model_at_end=True)
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert not any("quora" in key and not key.endswith(("runtime", "per_second")) for key in metrics)
+    expected = np.mean([metrics["eval_sst_accuracy"], (metrics["eval_sts_pearson"] + 1) / 2])
+    assert metrics["eval_final_score"] == pytest.approx(expected)
+    with pytest.raises(ValueError, match="'quora_accuracy' is not evaluated"):
+        build(tmp_path, tokenizer, rows=rows, load_best_model_at_end=True, metric_for_best_model="quora_accuracy")
+
+
+def test_without_metrics_there_are_losses_to_choose_by(tmp_path: Any, tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match=r"'eval_final_score' is not evaluated; known: .*loss"):
+        build(tmp_path, tokenizer, None, load_best_model_at_end=True)
+    trainer = build(tmp_path, tokenizer, None, load_best_model_at_end=True, metric_for_best_model="sts_loss")
+    trainer.train()
+    assert "eval_final_score" not in trainer.evaluate()
+
+
+def test_a_task_may_have_metrics_of_the_callers_own(tmp_path: Any, tokenizer: Any) -> None:
+    def largest(evaluated: EvalPrediction) -> dict[str, float]:
+        return {"largest": float(evaluated.predictions.max()), "rows": len(evaluated.label_ids)}
+
+    trainer = build(tmp_path, tokenizer, {"sts": largest})
+    metrics = trainer.evaluate()
+    assert metrics["eval_sts_rows"] == 9
+    assert metrics["eval_sts_largest"] == pytest.approx(trainer.predict(task_rows(6)).predictions["sts"].max())
+    assert metrics["eval_final_score"] == pytest.approx(
+        (metrics["eval_sst_accuracy"] + metrics["eval_quora_accuracy"]) / 2
+    )
+    with pytest.raises(ValueError, match="compute_metrics: task 'stss' is unknown; did you mean 'sts'"):
+        build(tmp_path, tokenizer, {"stss": largest})
+
+
+def test_a_task_that_is_not_there_cannot_be_evaluated(tmp_path: Any, tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match="task 'ssst' is unknown; did you mean 'sst'"):
+        build(tmp_path, tokenizer).evaluate("ssst")
