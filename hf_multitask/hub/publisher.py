@@ -5,6 +5,8 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +181,9 @@ class ModelPublisher(Trainer):
             OSError: The push failed for good; the message names the folder that holds the model, whole.
         """
         try:
-            return super().push_to_hub(commit_message, blocking, token, revision, **_given(private=private), **kwargs)
+            with _recipe_kept_back(str(self.args.output_dir)) if self.is_world_process_zero() else nullcontext():
+                options = {**_given(private=private), **kwargs}
+                return super().push_to_hub(commit_message, blocking, token, revision, **options)
         except HUB_ERRORS as error:
             if self.hub_model_id is None or not self.is_world_process_zero():
                 raise
@@ -274,6 +278,21 @@ class ModelPublisher(Trainer):
 
 def _given(**arguments: Any) -> dict[str, Any]:
     return {key: value for key, value in arguments.items() if value is not None}
+
+
+@contextmanager
+def _recipe_kept_back(output_dir: str) -> Iterator[None]:
+    """Around the parent's push of the run's folder, which leaves out only names with an underscore."""
+    recipe = Path(output_dir) / RECIPE_NAME
+    aside = recipe.with_name(f"_{RECIPE_NAME}")
+    is_there = recipe.exists()
+    if is_there:
+        recipe.replace(aside)
+    try:
+        yield
+    finally:
+        if is_there:
+            aside.replace(recipe)
 
 
 def _whole_one(output_dir: Path) -> str:

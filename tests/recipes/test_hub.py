@@ -59,6 +59,8 @@ def test_a_pushed_run_is_the_same_model_wherever_it_is_loaded(
     sent, out = hub.files("user/mtbert-smart"), tmp_path / "out"
     for path, blob in sent.items():
         assert blob.read_bytes() == (out / path).read_bytes(), path
+    assert "recipe.yaml" not in sent
+    assert (out / "recipe.yaml").is_file()
     reports = {"README.md", "data_report.json", "all_results.json", "tokenizer.json", "pipeline_mtbert.py"}
     assert reports | {"model.safetensors", "config.json", "modeling_mtbert.py"} <= set(sent)
     for path, blob in sent.items():
