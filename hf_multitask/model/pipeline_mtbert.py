@@ -32,8 +32,9 @@ _WINDOW = 32
 class MultiTaskPipeline(Pipeline):
     """Predicts the tasks of a [`MultiTaskBertModel`] for texts and pairs of texts.
 
-    Call it with a text, a pair (a tuple of two texts, or a mapping with `text` and `text_pair`), or a list, generator
-    or `torch` dataset of such inputs, and with
+    Call it with a text, a pair (a tuple of two texts, or a mapping with `text` and `text_pair`), or a list, generator,
+    `torch` dataset, column of a dataset, pandas Series or numpy array of such inputs (the list
+    `["a", "b"]` is two inputs, the tuple `("a", "b")` one pair), and with
 
     - `task`: A task's name, or several; by default, all that read what is given. A task of one text is then applied
       to both texts of a pair.
@@ -85,17 +86,26 @@ class MultiTaskPipeline(Pipeline):
             bound.task = "text-classification"
         return bound
 
-    def embed(self, texts: Sequence[str], batch_size: int | None = None, max_length: int | None = None) -> np.ndarray:
+    def embed(
+        self, texts: str | Sequence[str], batch_size: int | None = None, max_length: int | None = None
+    ) -> np.ndarray:
         """Embeddings of texts, pooled as the model's config says.
 
         Args:
-            texts: Texts.
+            texts: Texts, in whatever holds several of them, or one.
             batch_size, max_length: As for a call.
 
         Returns:
-            [number of texts, hidden size], float32, in the order of the texts.
+            [number of texts, hidden size], float32, in the order of the texts; of one text, a single row.
+
+        Raises:
+            ValueError: Something else than a text; the message gives its number, from 1.
         """
-        keys: list[Texts] = [(text,) for text in texts]
+        several = [texts] if isinstance(texts, str) else list(_as_list(texts))
+        for number, text in enumerate(several, 1):
+            if not isinstance(text, str):
+                raise ValueError(f"input {number}: embed takes texts, not {text!r:.100}.")
+        keys: list[Texts] = [(text,) for text in several]
         if not keys:
             return np.zeros((0, self.model.config.hidden_size), dtype=np.float32)
         inputs = self._lay_out(keys, batch_size or self._batch_size or _BATCH_SIZE, max_length, truncation=True)
@@ -114,6 +124,7 @@ class MultiTaskPipeline(Pipeline):
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """See the class."""
+        inputs = _as_list(inputs)
         # transformers looks at the first of a list's inputs.
         if isinstance(inputs, list) and len(inputs) == 0:
             return []
@@ -258,6 +269,15 @@ class MultiTaskPipeline(Pipeline):
                 else:
                     rows[row].setdefault(name, []).append(prediction)
         return [next(iter(row.values())) for row in rows] if outputs["only"] else rows
+
+
+def _as_list(inputs: Any) -> Any:
+    """What holds several inputs as a list: a column of a dataset, a pandas Series, a numpy array."""
+    if isinstance(inputs, str | bytes | tuple | list | dict):
+        return inputs
+    if hasattr(inputs, "tolist"):
+        return inputs.tolist()
+    return list(inputs) if isinstance(inputs, Sequence) else inputs
 
 
 def _texts(value: Any) -> Texts:

@@ -2,7 +2,9 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
+import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -41,6 +43,35 @@ def test_a_class_comes_with_its_name_and_probability(tokenizer: Any) -> None:
     assert prediction["label_id"] == int(chances.argmax())
     assert prediction["label"] == ["bad", "so-so", "good"][prediction["label_id"]]
     assert prediction["score"] == pytest.approx(chances.max().item(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        list,
+        np.array,
+        pd.Series,
+        lambda texts: datasets.Dataset.from_dict({"text": texts})["text"],
+        lambda texts: np.array(texts, dtype=object),
+        lambda texts: pd.Series(texts, index=range(5, 5 + len(texts)), dtype="string"),
+    ],
+)
+def test_whatever_holds_several_texts_is_taken(pipe: MultiTaskPipeline, column: Any) -> None:
+    texts = sentences(5)
+    assert pipe(column(texts), task="sst") == pipe(texts, task="sst")
+    assert np.array_equal(pipe.embed(column(texts)), pipe.embed(texts))
+
+
+def test_pairs_may_stand_in_an_array(pipe: MultiTaskPipeline) -> None:
+    assert pipe(np.array(PAIRS), task="sts") == pipe(PAIRS, task="sts")
+
+
+def test_one_text_has_one_embedding(pipe: MultiTaskPipeline) -> None:
+    assert np.array_equal(pipe.embed("a film"), pipe.embed(["a film"]))
+    assert pipe.embed("a film").shape == (1, 16)
+    for other in ([1], [("a", "b")], [None], ["a", float("nan")]):
+        with pytest.raises(ValueError, match=f"input {len(other)}: embed takes texts, not"):
+            pipe.embed(other)
 
 
 @pytest.mark.parametrize("task", ["quora", "nli"])
