@@ -18,6 +18,8 @@ _REFUSED_PARAMETERS = {
 _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "per_device_train_batch_size": (lambda size: size >= 1, "must be at least 1, the rows of each task in a batch"),
     "per_device_eval_batch_size": (lambda size: size >= 1, "must be at least 1"),
+    "gradient_accumulation_steps": (lambda steps: steps >= 1, "must be at least 1"),
+    "batch_eval_metrics": (lambda batches: not batches, "must be false: metrics are those of all rows of a task"),
     "dataloader_drop_last": (
         lambda drops: not drops,
         "must be false: training's batches are whole, and evaluation would leave rows out",

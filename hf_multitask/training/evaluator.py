@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, SaveStrategy
 
 from hf_multitask.data.dataset import MultiTaskDataset
 from hf_multitask.data.preparation import prepare_given
@@ -16,6 +16,7 @@ from hf_multitask.evaluation.summary import METRICS
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.model.packing import use_packing
 from hf_multitask.model.spelling import nearest
+from hf_multitask.training.checkpoints import RunRefusedError
 from hf_multitask.training.health import DEAD_ROWS, is_constant
 
 logger = logging.getLogger(__name__)
@@ -58,22 +59,51 @@ class MultiTaskEvaluator(Trainer):
             ValueError: There is none of that name.
         """
         metric = self.args.metric_for_best_model
-        is_used = self.args.load_best_model_at_end or self.args.lr_scheduler_type == "reduce_lr_on_plateau"
-        if self.eval_dataset is None or metric is None or not is_used or self._own_metrics:
+        if self.eval_dataset is None or metric is None:
             return
-        if self.compute_metrics is not None and self.compute_metrics != self._task_metrics:
+        name = metric.removeprefix("eval_")
+        if not self._picks_best() and name == "final_score":
+            # Nobody asked for it: it is what we take unless told otherwise.
             return
-        labelled = [name for name, rows in self.eval_dataset.datasets.items() if "label" in rows.column_names]
-        known = [f"{name}_loss" for name in labelled]
+        is_ours = self.compute_metrics == self._task_metrics
+        if (self.compute_metrics is not None and not is_ours) or name.startswith(
+            tuple(f"{task}_" for task in self._own_metrics or ())
+        ):
+            return
+        labelled = [task for task, rows in self.eval_dataset.datasets.items() if "label" in rows.column_names]
+        known = [f"{task}_loss" for task in labelled]
         if len(labelled) == len(self.eval_dataset.datasets):
             known.append("loss")
-        if self.compute_metrics is not None:
-            known += [f"{name}_{key}" for name in labelled for key in METRICS[self._tasks[name].is_regression]]
-            known += ["final_score"] * bool(labelled)
-        if metric.removeprefix("eval_") not in known:
-            raise ValueError(
-                f"metric_for_best_model {metric!r} is not evaluated; {nearest(metric.removeprefix('eval_'), known)}"
+        if is_ours and not self.args.prediction_loss_only:
+            scored = [task for task in labelled if task not in (self._own_metrics or ())]
+            known += [f"{task}_{key}" for task in scored for key in METRICS[self._tasks[task].is_regression]]
+            known += ["final_score"] * bool(scored)
+        if name not in known:
+            raise ValueError(f"metric_for_best_model {metric!r} is not evaluated; {nearest(name, known)}")
+
+    def _picks_best(self) -> bool:
+        """Whether anything depends on `metric_for_best_model`."""
+        args = self.args
+        return (
+            args.load_best_model_at_end
+            or args.save_strategy == SaveStrategy.BEST
+            or args.lr_scheduler_type == "reduce_lr_on_plateau"
+        )
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As the parent, which takes the metric for granted; a caller's own metrics are known only now.
+
+        Raises:
+            RunRefusedError: The best checkpoint is to be picked by a metric that was not evaluated.
+        """
+        metric = self.args.metric_for_best_model
+        if metric is not None and f"eval_{metric.removeprefix('eval_')}" not in metrics:
+            if not self._picks_best():
+                return False
+            raise RunRefusedError(
+                f"metric_for_best_model {metric!r} is not evaluated; {nearest(f'eval_{metric}', list(metrics))}"
             )
+        return super()._determine_best_metric(metrics, trial)
 
     def _prepare_datasets(self, argument: str, datasets: Any) -> MultiTaskDataset | None:
         if datasets is None or isinstance(datasets, MultiTaskDataset):

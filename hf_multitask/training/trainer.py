@@ -95,11 +95,13 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
         self.processing_class = processing_class
         self._epoch_setter = EpochSetter()
         packing = use_packing(model, args.packing)
-        kwargs.setdefault("data_collator", MultiTaskCollator(processing_class, self._tasks, packing, with_rows=True))
+        if (collator := kwargs.pop("data_collator", None)) is None:
+            collator = MultiTaskCollator(processing_class, self._tasks, packing, with_rows=True)
         kwargs["compute_metrics"] = self._metrics_function(kwargs.get("compute_metrics", self._task_metrics))
         super().__init__(
             model=model,
             args=args,
+            data_collator=collator,
             train_dataset=self._prepare_datasets("train_dataset", train_dataset),
             eval_dataset=self._prepare_datasets("eval_dataset", eval_dataset),
             processing_class=processing_class,
@@ -113,6 +115,9 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
             # A mistake in the arguments is found before training.
             self._phase_lengths(args.max_steps)
         self._check_best_metric()
+        has_rows = self.train_dataset is not None or self.eval_dataset is not None
+        if has_rows and processing_class is None and isinstance(collator, MultiTaskCollator):
+            raise ValueError("processing_class is missing: the tokenizer, which knows how to fill a batch up.")
         self._set_up_methods(loss_weighting)
         self.add_callback(self._epoch_setter)
         self._guard = NonFiniteGuard(

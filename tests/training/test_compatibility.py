@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+from datasets import Dataset
 from transformers import TrainingArguments
 
 from hf_multitask import MultiTaskTrainer, MultiTaskTrainingArguments
@@ -12,6 +13,8 @@ from tests.conftest import task_rows, tiny_model
     [
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size must be at least 1"),
         ({"per_device_eval_batch_size": 0}, "per_device_eval_batch_size must be at least 1"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps must be at least 1"),
+        ({"batch_eval_metrics": True}, "batch_eval_metrics must be false"),
         ({"dataloader_drop_last": True}, "dataloader_drop_last must be false"),
         ({"eval_do_concat_batches": False}, "eval_do_concat_batches must be true"),
         ({"label_names": ["label"]}, "label_names must be unset"),
@@ -44,3 +47,11 @@ def test_no_arguments_are_the_default_ones(tmp_path: Any, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     trainer = MultiTaskTrainer(tiny_model(), train_dataset=task_rows(4), processing_class=tokenizer)
     assert trainer.args.output_dir == "tmp_trainer"
+
+
+def test_tokenized_rows_need_a_tokenizer_too(tmp_path: Any) -> None:
+    rows = {"sst": Dataset.from_dict({"input_ids": [[2, 5, 3]], "label": [1]})}
+    for packing in ("auto", "off"):
+        args = MultiTaskTrainingArguments(str(tmp_path), packing=packing, use_cpu=True)
+        with pytest.raises(ValueError, match="processing_class is missing: the tokenizer"):
+            MultiTaskTrainer(tiny_model(), args, rows)

@@ -5,6 +5,7 @@ import pytest
 from transformers import EvalPrediction
 
 from hf_multitask import MultiTaskTrainer, MultiTaskTrainingArguments
+from hf_multitask.training.checkpoints import RunRefusedError
 from tests.conftest import task_rows, tiny_model
 
 
@@ -92,3 +93,47 @@ def test_a_task_may_have_metrics_of_the_callers_own(tmp_path: Any, tokenizer: An
 def test_a_task_that_is_not_there_cannot_be_evaluated(tmp_path: Any, tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="task 'ssst' is unknown; did you mean 'sst'"):
         build(tmp_path, tokenizer).evaluate("ssst")
+
+
+@pytest.mark.parametrize(
+    ("compute_metrics", "arguments"),
+    [(None, {}), (lambda _: {"mine": 1.0}, {}), ("ours", {"prediction_loss_only": True})],
+)
+def test_a_run_that_picks_no_best_needs_no_metric(
+    tmp_path: Any, tokenizer: Any, compute_metrics: Any, arguments: dict[str, Any]
+) -> None:
+    trainer = build(tmp_path, tokenizer, compute_metrics, **arguments)
+    trainer.train()
+    assert trainer.state.best_metric is None
+    if arguments:
+        with pytest.raises(ValueError, match="'eval_final_score' is not evaluated"):
+            build(tmp_path, tokenizer, load_best_model_at_end=True, **arguments)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"save_strategy": "best"}, {"load_best_model_at_end": True}])
+def test_a_misspelt_metric_is_refused_whatever_it_is_for(tmp_path: Any, tokenizer: Any, arguments: Any) -> None:
+    for own in ("ours", {"sst": lambda _: {"f1": 1.0}}):
+        with pytest.raises(ValueError, match="'sts_rmsee' is not evaluated; did you mean 'sts_rmse'"):
+            build(tmp_path, tokenizer, own, metric_for_best_model="sts_rmsee", **arguments)
+
+
+def test_a_metric_that_only_the_evaluation_can_tell_is_refused_there(tmp_path: Any, tokenizer: Any) -> None:
+    own = {"sts": lambda _: {"mine": 1.0}}
+    trainer = build(tmp_path, tokenizer, own, load_best_model_at_end=True, metric_for_best_model="sts_mien")
+    with pytest.raises(RunRefusedError, match="'sts_mien' is not evaluated; did you mean 'eval_sts_mine'"):
+        trainer.train()
+
+
+def test_of_a_metric_of_which_less_is_better_the_least_is_kept(tmp_path: Any, tokenizer: Any) -> None:
+    values = iter([3.0, 1.0, 2.0])
+    trainer = build(
+        tmp_path,
+        tokenizer,
+        {"sts": lambda _: {"rmse": next(values)}},
+        metric_for_best_model="sts_rmse",
+        load_best_model_at_end=True,
+    )
+    trainer.args.max_steps = 3
+    trainer.train()
+    assert trainer.state.best_metric == 1.0
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-2")
