@@ -6,18 +6,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_multitask.data.labels import LabelReader
-from hf_multitask.data.sources import Source
+from hf_multitask.data.sources import OnBadRows, Source
 from hf_multitask.model.configuration_mtbert import TaskConfig, nearest
 
 logger = logging.getLogger(__name__)
 
-OnBadRows = Literal["error", "drop"]
 _SHOWN = 5
 
 
@@ -94,7 +93,7 @@ def load_split(
     """
     try:
         where = source.describe(split)
-        raw = source.load(split)
+        raw = source.load(split, on_bad_rows)
         columns = standard_columns(task, source, where, raw.column_names)
         if raw.num_rows == 0:
             raise ValueError(f"{where} has no rows.")

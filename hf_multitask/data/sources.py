@@ -1,6 +1,7 @@
 """Where a task's rows come from: local files or a dataset on the Hub, as a recipe's YAML says it."""
 
 import codecs
+import csv
 import glob
 import logging
 import re
@@ -9,14 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pyarrow.compute as pc
 from datasets import Dataset, Features, IterableDataset, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
-from hf_multitask.model.configuration_mtbert import refuse_unknown_keys
+from hf_multitask.model.configuration_mtbert import nearest, refuse_unknown_keys
 from hf_multitask.recipe_yaml import as_boolean
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 # Of a file that is streamed since it is large.
 _PEEKED_LINES = 1000
+OnBadRows = Literal["error", "drop"]
+_QUOTING = {None: csv.QUOTE_MINIMAL, "standard": csv.QUOTE_MINIMAL, "none": csv.QUOTE_NONE}
+_DELIMITERS = {"\t": "tabs", ";": "semicolons", ",": "commas", "|": "bars"}
 _KINDS: dict[Any, str] = {str: "text", str | None: "text", bool: "true or false"}
 _READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
@@ -94,8 +98,12 @@ class Source(ABC):
         """The place of a split, for messages."""
 
     @abstractmethod
-    def load(self, split: str) -> Dataset:
-        """The raw rows of a split, with all their columns."""
+    def load(self, split: str, on_bad_rows: OnBadRows = "error") -> Dataset:
+        """The raw rows of a split, with all their columns.
+
+        Raises:
+            ValueError: They cannot be read, or seem to be read wrongly and `on_bad_rows` is `error`.
+        """
 
     @abstractmethod
     def stream(self, split: str) -> IterableDataset:
@@ -108,24 +116,35 @@ class FileSource(Source):
 
     Args:
         delimiter: Of csv files; by default a comma, and a tab for `.tsv`.
+        quoting: Of csv and tsv files: `standard` where a cell in quotes may hold delimiters and line breaks, `none`
+            where quotes are characters like any other, as in GLUE's files. By default as `standard`, but a cell
+            whose lines look like rows of their own is a bad row.
         data_dir: The folder that relative paths start from.
     """
 
     delimiter: str | None = None
+    quoting: str | None = None
     data_dir: str = "."
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.quoting not in _QUOTING:
+            known = [quoting for quoting in _QUOTING if quoting]
+            raise ValueError(f"quoting {self.quoting!r} is unknown; {nearest(str(self.quoting), known)}")
 
     def describe(self, split: str) -> str:
         return str(Path(self.data_dir).expanduser() / Path(self.split(split)).expanduser())
 
-    def load(self, split: str) -> Dataset:
+    def load(self, split: str, on_bad_rows: OnBadRows = "error") -> Dataset:
         path = self.describe(split)
-        rows = read_file(path, self.delimiter)
-        if _READERS[Path(path).suffix.lower()] == "csv":
-            _warn_of_swallowed_rows(rows, path, _delimiter(Path(path), self.delimiter))
+        rows = read_file(path, self.delimiter, quoting=self.quoting)
+        # Who names the quoting has looked.
+        if self.quoting is None and _READERS[Path(path).suffix.lower()] == "csv":
+            _check_swallowed_rows(rows, path, _delimiter(Path(path), self.delimiter), on_bad_rows)
         return rows
 
     def stream(self, split: str) -> IterableDataset:
-        return read_file(self.describe(split), self.delimiter, streaming=True)
+        return read_file(self.describe(split), self.delimiter, streaming=True, quoting=self.quoting)
 
 
 @dataclass
@@ -152,7 +171,7 @@ class HubSource(Source):
     def describe(self, split: str) -> str:
         return f"{self.path}{f'/{self.name}' if self.name else ''} ({self.split(split)})"
 
-    def load(self, split: str) -> Dataset:
+    def load(self, split: str, on_bad_rows: OnBadRows = "error") -> Dataset:
         # What does not fit on the disk must not be downloaded for the sake of a smaller split.
         if not self.streaming:
             return self._read(split)
@@ -169,13 +188,14 @@ class HubSource(Source):
             raise ValueError(f"{self.describe(split)} cannot be loaded: {first_line(error)}") from error
 
 
-def read_file(path: str, delimiter: str | None = None, streaming: bool = False) -> Any:
+def read_file(path: str, delimiter: str | None = None, streaming: bool = False, quoting: str | None = None) -> Any:
     """Reads a table with all its columns; those of csv and tsv files come as text, so that nothing is guessed.
 
     Args:
         path: The file.
         delimiter: Of a csv or tsv file.
         streaming: Whether to give an [`IterableDataset`] that reads row by row, in place of a [`Dataset`].
+        quoting: As for [`FileSource`].
 
     Raises:
         ValueError: The file is not there, not a file, empty, of a kind that is not read, or cannot be parsed.
@@ -193,7 +213,7 @@ def read_file(path: str, delimiter: str | None = None, streaming: bool = False) 
     try:
         options: dict[str, Any] = {}
         if reader == "csv":
-            options = _csv_options(file, delimiter)
+            options = _csv_options(file, delimiter, quoting)
         elif reader == "json":
             _check_json(file, _PEEKED_LINES if streaming else None)
         # A name is a name, and not a pattern that other files may match.
@@ -209,10 +229,13 @@ def _delimiter(file: Path, given: str | None) -> str:
     return given or ("\t" if file.suffix.lower() == ".tsv" else ",")
 
 
-def _csv_options(file: Path, delimiter: str | None) -> dict[str, Any]:
+def _csv_options(file: Path, delimiter: str | None, quoting: str | None) -> dict[str, Any]:
+    if delimiter is None:
+        _check_delimiter(file)
     options: dict[str, Any] = {
         "sep": _delimiter(file, delimiter),
         "encoding": "utf-8-sig",
+        "quoting": _QUOTING[quoting],
         # "NA", "null" and "None" are words that sentences may consist of.
         "keep_default_na": False,
         "na_filter": False,
@@ -223,6 +246,19 @@ def _csv_options(file: Path, delimiter: str | None) -> dict[str, Any]:
         raise ValueError(f"the header has {twice[0]!r} twice.")
     columns = pd.read_csv(file, nrows=0, **options).columns
     return options | {"features": Features({column: Value("string") for column in columns})}
+
+
+def _check_delimiter(file: Path) -> None:
+    """A header that is one cell by the usual delimiter and several by another one."""
+    with file.open(encoding="utf-8-sig", errors="replace") as lines:
+        header = lines.readline()
+    cells = {delimiter: len(next(csv.reader([header], delimiter=delimiter), [])) for delimiter in _DELIMITERS}
+    usual, found = _delimiter(file, None), max(cells, key=lambda delimiter: cells[delimiter])
+    if cells[usual] == 1 and cells[found] > 1:
+        raise ValueError(
+            f"its header is separated by {_DELIMITERS[found]}, not {_DELIMITERS[usual]}: set delimiter to {found!r}, "
+            f"or to {usual!r} if it is one column."
+        )
 
 
 def _check_json(file: Path, lines_to_check: int | None) -> None:
@@ -237,7 +273,7 @@ def _check_json(file: Path, lines_to_check: int | None) -> None:
                 raise ValueError(f"line {number} is null, not an object.")
 
 
-def _warn_of_swallowed_rows(rows: Dataset, path: str, delimiter: str) -> None:
+def _check_swallowed_rows(rows: Dataset, path: str, delimiter: str, on_bad_rows: OnBadRows) -> None:
     """A quote that is not closed where it should be makes the rows up to the next quote one text."""
     cells = len(rows.column_names) - 1
     cell = rf"[^\n{re.escape(delimiter)}]*"
@@ -245,11 +281,14 @@ def _warn_of_swallowed_rows(rows: Dataset, path: str, delimiter: str) -> None:
     for column in rows.column_names if cells else ():
         found = pc.indices_nonzero(pc.match_substring_regex(rows.data.column(column), whole_line))
         if len(found):
-            logger.warning(
-                "%s: in %d row(s), the first of them row %d, column %r spans lines that look like rows of their own: "
-                "look whether a quote is closed too late.",
-                *(path, len(found), found[0].as_py() + 1, column),
+            message = (
+                f"{path}: in {len(found)} row(s), the first of them row {found[0].as_py() + 1}, column {column!r} "
+                "spans lines that look like rows of their own: set quoting: none if quotes are plain characters in "
+                "this file, or quoting: standard if such texts are meant."
             )
+            if on_bad_rows == "error":
+                raise ValueError(message)
+            logger.warning("%s", message)
 
 
 def first_line(error: BaseException) -> str:

@@ -106,12 +106,58 @@ def test_values_of_the_wrong_kind_are_refused(key: str, value: Any, message: str
         FileSource.from_dict({"train": "a.csv", key: value})
 
 
-def test_a_quote_that_closes_too_late_is_warned_of(tmp_path: Path, caplog: Any) -> None:
-    (tmp_path / "t.tsv").write_text('sentence\tlabel\nfine\t1\n"a\t1\nb\t0\nc"\t1\n')
-    assert FileSource(train="t.tsv", data_dir=str(tmp_path)).load("train").num_rows == 2
-    assert (
-        "t.tsv: in 1 row(s), the first of them row 2, column 'sentence' spans lines that look like rows" in caplog.text
-    )
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("t.tsv", ["sentence\tlabel", "fine\t1", '"a\t1', "b\t0", 'c"\t1']),
+        ("t.csv", ["sentence,label", "fine,1", '"a,1', "b,0", 'c",1']),
+        ("t.tsv", ["label\tsentence", "1\tfine", '1\t"a', "0\tb", "0\tb2", '1\tc"']),
+    ],
+)
+def test_a_quote_that_closes_too_late_is_a_bad_row(tmp_path: Path, caplog: Any, name: str, lines: list[str]) -> None:
+    (tmp_path / name).write_text("\n".join(lines) + "\n")
+    source = FileSource(train=name, data_dir=str(tmp_path))
+    message = f"{name}: in 1 row(s), the first of them row 2, column 'sentence' spans lines that look like rows"
+    with pytest.raises(ValueError, match=re.escape(message) + ".*set quoting: none"):
+        source.load("train")
+    assert source.load("train", "drop").num_rows == 2
+    assert message in caplog.text
+    caplog.clear()
+    assert FileSource(train=name, data_dir=str(tmp_path), quoting="standard").load("train").num_rows == 2
+    plain = FileSource(train=name, data_dir=str(tmp_path), quoting="none")
+    assert plain.load("train").num_rows == len(list(plain.stream("train"))) == len(lines) - 1
+    assert plain.load("train")["sentence"][1] == '"a'
+    assert not caplog.text
+
+
+def test_quotes_are_plain_characters_where_that_is_said(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text('"s"\tlabel\n"never closed\t1\n"all"\t0\na ""b\t1\n')
+    rows = FileSource(train="t.tsv", data_dir=str(tmp_path), quoting="none").load("train")
+    assert rows[:] == {'"s"': ['"never closed', '"all"', 'a ""b'], "label": ["1", "0", "1"]}
+    with pytest.raises(ValueError, match="quoting 'nome' is unknown; did you mean 'none'"):
+        FileSource.from_dict({"train": "t.tsv", "quoting": "nome"})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", "sentence\tlabel\nWell, yes, no\t1\n", r"separated by tabs, not commas: set delimiter to '\t'"),
+        ("t.csv", "sentence;label\nWell\t1\n", "separated by semicolons, not commas: set delimiter to ';'"),
+        ("t.tsv", "sentence,label\nWell,1\n", "separated by commas, not tabs: set delimiter to ','"),
+    ],
+)
+def test_another_delimiter_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            read_file(str(tmp_path / name), streaming=streaming)
+
+
+def test_one_column_is_no_other_delimiter(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('"a|b"\nWell\n')
+    assert read_file(str(tmp_path / "t.csv"))[:] == {"a|b": ["Well"]}
+    (tmp_path / "u.csv").write_text("a|b\nWell\n")
+    assert read_file(str(tmp_path / "u.csv"), ",")[:] == {"a|b": ["Well"]}
 
 
 def test_texts_of_several_lines_are_no_such_quotes(tmp_path: Path, caplog: Any) -> None:
