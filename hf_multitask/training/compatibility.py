@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
 
@@ -28,6 +29,8 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "label_names": (lambda names: names in (None, ["labels"]), "must be unset: a batch has its labels by task"),
     "remove_unused_columns": (lambda removes: not removes, "must be false: the tasks say which columns are read"),
 }
+# Reporters that go by the name of the package that they need.
+_REPORTERS = {"tensorboard", "wandb", "mlflow", "trackio"}
 
 
 def settled_arguments(args: Any, kwargs: Mapping[str, Any]) -> MultiTaskTrainingArguments:
@@ -51,4 +54,7 @@ def settled_arguments(args: Any, kwargs: Mapping[str, Any]) -> MultiTaskTraining
     for name, (is_allowed, reason) in _ALLOWED.items():
         if not is_allowed(getattr(args, name)):
             raise ValueError(f"{name} {reason}, not {getattr(args, name)!r}.")
+    for reporter in _REPORTERS.intersection(args.report_to or []):
+        if reporter not in get_available_reporting_integrations():
+            raise ValueError(f"report_to {reporter} needs its package, which is not installed: pip install {reporter}.")
     return args

@@ -9,6 +9,7 @@ from packaging import version
 from transformers import Trainer, TrainingArguments
 
 from hf_multitask import MultiTaskTrainer, MultiTaskTrainingArguments
+from hf_multitask.training import compatibility
 from tests.conftest import task_rows, tiny_model
 
 
@@ -31,6 +32,15 @@ def test_an_argument_without_a_meaning_here_is_refused(make_trainer: Any, argume
         pytest.skip("this transformers does not have it")
     with pytest.raises(ValueError, match=message):
         make_trainer(**arguments)
+
+
+@pytest.mark.parametrize("reporter", ["tensorboard", "wandb", "mlflow"])
+def test_a_reporter_that_is_not_installed_is_named(
+    make_trainer: Any, reporter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compatibility, "get_available_reporting_integrations", list)
+    with pytest.raises(ValueError, match=f"report_to {reporter} needs its package"):
+        make_trainer(report_to=[reporter])
 
 
 @pytest.mark.parametrize("name", ["compute_loss_func", "model_init"])
