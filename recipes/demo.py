@@ -66,6 +66,9 @@ def page(pipe: Any, title: str) -> gr.Blocks:
                         outputs[name, place] = gr.Label(label=label, num_top_classes=task.num_labels or 1)
 
         def predict(text: str, text_pair: str) -> list[Any]:
+            # A blank text could be predicted, but here it is a box that nobody has filled in.
+            if not text.strip():
+                raise gr.Error("A text is blank.")
             try:
                 predicted = pipe((text, text_pair) if text_pair.strip() else text, top_k=None)
             except ValueError as error:

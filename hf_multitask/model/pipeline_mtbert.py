@@ -8,13 +8,15 @@ The file travels with a checkpoint, for those who load it by `trust_remote_code=
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
+from types import GeneratorType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 from transformers import Pipeline
 
 from .configuration_mtbert import TaskConfig
@@ -27,14 +29,18 @@ Texts = tuple[str, ...]
 _BATCH_SIZE = 64
 # So many batches' inputs are sorted by their length together.
 _WINDOW = 32
+_READS_PAIRS = "a pair of texts: (text, text); a list, [text, text], is two inputs of one text each."
+_READS_TEXTS = "one text, not a pair; many texts are a list, [text, text], where a tuple, (text, text), is one pair."
 
 
 class MultiTaskPipeline(Pipeline):
     """Predicts the tasks of a [`MultiTaskBertModel`] for texts and pairs of texts.
 
-    Call it with a text, a pair (a tuple of two texts, or a mapping with `text` and `text_pair`), or a list, generator,
-    `torch` dataset, column of a dataset, pandas Series or numpy array of such inputs (the list
-    `["a", "b"]` is two inputs, the tuple `("a", "b")` one pair), and with
+    Call it with a text, a pair (a tuple of two texts, or a mapping with `text` and `text_pair`), or with many of them:
+    a list, a column of a `datasets` dataset, a numpy array, a pandas series, a generator, a `torch` dataset. So
+    `("a", "b")` is one pair, `["a", "b"]` two texts, and `[("a", "b"), ("c", "d")]` two pairs. A text may be blank: the
+    encoder then reads its special tokens alone, and what is predicted says what the model makes of nothing. Further
+    arguments are
 
     - `task`: A task's name, or several; by default, all that read what is given. A task of one text is then applied
       to both texts of a pair.
@@ -44,8 +50,8 @@ class MultiTaskPipeline(Pipeline):
 
     For each input it gives, for one `task`, a prediction, and otherwise predictions by task. A prediction is, of a
     classification, `label` (its name), `label_id` and `score`, its probability from 0 to 1 (a list of such, likeliest
-    first, if `top_k` is not 1); of a regression, `score`, within the task's range. A generator or dataset gives an
-    iterator.
+    first, if `top_k` is not 1); of a regression, `score`, within the task's range. A generator, a `torch` dataset, or
+    what has no length gives an iterator.
 
     Raises:
         ValueError: A model without tasks, an unknown task, or an input that a task cannot read; the message gives its
@@ -77,18 +83,27 @@ class MultiTaskPipeline(Pipeline):
         """This pipeline with a task that it predicts unless told otherwise.
 
         Of a classification, it is what transformers calls a text-classification pipeline, and `evaluate`'s evaluator
-        of that name takes it (evaluate 0.4.6 takes no pipeline at all beside transformers 5, which has no
-        `TFPreTrainedModel`; setting that name in `transformers` to any class mends it).
+        of that name takes it (docs/hub.md says how). `model.config.id2label` and `label2id` of what is given are those
+        of the task, for clients such as shap that read them; the weights are shared, and this pipeline's model and
+        config stay as they are.
+
+        Raises:
+            ValueError: There is no such task.
         """
+        task: TaskConfig = self.model.config.task(name)
         bound = copy.copy(self)
         bound._preprocess_params = {**self._preprocess_params, "task": name}
-        if not self.model.config.task(name).is_regression:
+        bound.model = copy.copy(self.model)
+        bound.model.config = copy.copy(self.model.config)
+        # transformers' convention is a single "label" for a regression.
+        labels = [name] if task.is_regression else task.labels
+        bound.model.config.id2label = dict(enumerate(labels))
+        bound.model.config.label2id = {label: label_id for label_id, label in enumerate(labels)}
+        if not task.is_regression:
             bound.task = "text-classification"
         return bound
 
-    def embed(
-        self, texts: str | Sequence[str], batch_size: int | None = None, max_length: int | None = None
-    ) -> np.ndarray:
+    def embed(self, texts: Any, batch_size: int | None = None, max_length: int | None = None) -> np.ndarray:
         """Embeddings of texts, pooled as the model's config says.
 
         Args:
@@ -101,11 +116,14 @@ class MultiTaskPipeline(Pipeline):
         Raises:
             ValueError: Something else than a text; the message gives its number, from 1.
         """
-        several = [texts] if isinstance(texts, str) else list(_as_list(texts))
+        several = _as_list(texts)
+        if not isinstance(several, (list, tuple, GeneratorType, Dataset)):
+            several = [several]
+        keys: list[Texts] = []
         for number, text in enumerate(several, 1):
             if not isinstance(text, str):
                 raise ValueError(f"input {number}: embed takes texts, not {text!r:.100}.")
-        keys: list[Texts] = [(text,) for text in several]
+            keys.append((text,))
         if not keys:
             return np.zeros((0, self.model.config.hidden_size), dtype=np.float32)
         inputs = self._lay_out(keys, batch_size or self._batch_size or _BATCH_SIZE, max_length, truncation=True)
@@ -125,11 +143,13 @@ class MultiTaskPipeline(Pipeline):
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """See the class."""
         inputs = _as_list(inputs)
-        # transformers looks at the first of a list's inputs.
+        # transformers looks at the first of a list's inputs, and of a tuple's.
         if isinstance(inputs, list) and len(inputs) == 0:
             return []
         # The parent's default is 1.
         kwargs["batch_size"] = kwargs.get("batch_size") or self._batch_size or _BATCH_SIZE
+        if isinstance(inputs, tuple):
+            return super().__call__([inputs], *args, **kwargs)[0]
         return super().__call__(inputs, *args, **kwargs)
 
     def run_single(self, inputs: Any, preprocess_params: Any, forward_params: Any, postprocess_params: Any) -> Any:
@@ -176,8 +196,8 @@ class MultiTaskPipeline(Pipeline):
         plan: dict[str, list[list[int]]] = {}
         places: dict[str, list[tuple[int, int | None]]] = {}
         for row, value in enumerate(inputs):
+            texts = _texts(value, first + row)
             try:
-                texts = _texts(value)
                 for name, place, keys in self._readings(texts, task):
                     plan.setdefault(name, []).append([numbers.setdefault(key, len(numbers)) for key in keys])
                     places.setdefault(name, []).append((row, place))
@@ -200,8 +220,7 @@ class MultiTaskPipeline(Pipeline):
             if config.is_pair != is_pair and (config.is_pair or task == name):
                 if task is None:
                     continue
-                takes = "a pair of texts: (text, text)" if config.is_pair else "one text, not a pair"
-                raise ValueError(f"task {name!r} reads {takes}.")
+                raise ValueError(f"task {name!r} reads {_READS_PAIRS if config.is_pair else _READS_TEXTS}")
             found = True
             if config.is_pair:
                 yield name, None, [(text,) for text in texts] if config.sequences_per_row == 2 else [texts]
@@ -210,7 +229,7 @@ class MultiTaskPipeline(Pipeline):
             else:
                 yield name, None, [texts]
         if not found:
-            raise ValueError(f"no task reads one text; give pairs of texts to {', '.join(table) or 'none'}.")
+            raise ValueError(f"no task reads one text; give pairs, (text, text), to {', '.join(table) or 'none'}.")
 
     def _lay_out(self, keys: list[Texts], batch_size: int, max_length: int | None, truncation: bool) -> dict[str, Any]:
         """Batches of inputs of like length, and the place of each batch's inputs among all of them."""
@@ -225,6 +244,8 @@ class MultiTaskPipeline(Pipeline):
                 wanted = [key for key in ("input_ids", "token_type_ids")[:size] if key in encoded]
                 for place, number in enumerate(members):
                     sequences[number] = {key: encoded[key][place] for key in wanted}
+                    if not sequences[number]["input_ids"]:
+                        sequences[number] = {key: [0] for key in wanted} | {"input_ids": [self._stand_in()]}
         order = np.argsort([len(sequence["input_ids"]) for sequence in sequences], kind="stable")
         packed = use_packing(self.model, "auto")
         starts = range(0, len(order), batch_size)
@@ -233,6 +254,12 @@ class MultiTaskPipeline(Pipeline):
             "batches": [lay_out(batch, self.tokenizer, packed) for batch in chosen],
             "order": torch.from_numpy(order),
         }
+
+    def _stand_in(self) -> int:
+        """The token that is read in place of a blank text by tokenizers that add no special ones, such as GPT-2's."""
+        tokenizer = self.tokenizer
+        ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id)
+        return next((token_id for token_id in ids if token_id is not None), 0)
 
     def get_inference_context(self) -> Any:
         """The quicker of torch's two."""
@@ -272,28 +299,37 @@ class MultiTaskPipeline(Pipeline):
 
 
 def _as_list(inputs: Any) -> Any:
-    """What holds several inputs as a list: a column of a dataset, a pandas Series, a numpy array."""
-    if isinstance(inputs, str | bytes | tuple | list | dict):
+    """Many inputs as a list, generator or `torch` dataset, which transformers knows, and one input as it is.
+
+    What has no length is read as it goes. Of a table, iterating would give the columns: it is left as it is, and
+    refused.
+    """
+    if isinstance(inputs, (str, bytes, tuple, list, Mapping, GeneratorType, Dataset)):
         return inputs
-    if hasattr(inputs, "tolist"):
-        return inputs.tolist()
-    return list(inputs) if isinstance(inputs, Sequence) else inputs
+    for as_list in ("to_pylist", "tolist"):
+        # pyarrow's name for it, and numpy's and pandas', which give plain strings.
+        if hasattr(inputs, as_list):
+            return getattr(inputs, as_list)()
+    if not isinstance(inputs, Iterable) or hasattr(inputs, "columns"):
+        return inputs
+    return list(inputs) if isinstance(inputs, Sized) else (value for value in inputs)
 
 
-def _texts(value: Any) -> Texts:
+def _texts(value: Any, number: int) -> Texts:
     """The text, or the two texts, of an input.
 
     Raises:
-        ValueError: It is neither, or a text is blank.
+        ValueError: It is neither; the message gives the input's number.
     """
     if isinstance(value, dict) and "text" in value and value.keys() <= {"text", "text_pair"}:
         value = (value["text"], value["text_pair"]) if value.get("text_pair") is not None else value["text"]
     texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (tuple, list)) else ()
-    if len(texts) not in (1, 2) or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"give a text, a pair (text, text), or a mapping with text and text_pair, not {value!r:.100}.")
-    if not all(text.strip() for text in texts):
-        raise ValueError("a text is blank.")
-    return texts
+    if all(isinstance(text, str) for text in texts) and len(texts) in (1, 2):
+        return texts
+    forms = "a text, a pair (text, text), or a mapping with text and text_pair"
+    if texts and all(isinstance(text, str) for text in texts):
+        raise ValueError(f"input {number}: give {forms}, not {len(texts)} texts; many texts are a list, [text, text].")
+    raise ValueError(f"input {number}: give {forms}, not {value!r:.100}.")
 
 
 def _predictions(task: TaskConfig, logits: Tensor, top_k: int | None) -> list[Any]:

@@ -1,12 +1,15 @@
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
-import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
+from datasets import Dataset as Rows
+from tokenizers import processors
 from torch.utils.data import Dataset
 from transformers import AutoModel, pipeline
 
@@ -30,7 +33,7 @@ def pipe(tokenizer: Any) -> MultiTaskPipeline:
 def logits_alone(pipe: MultiTaskPipeline, task: str, *texts: str) -> torch.Tensor:
     """The logits of one row, by the tokenizer and the model alone."""
     cross = len(texts) == 2 and pipe.model.config.tasks[task].pair_encoding == "cross"
-    inputs = pipe.tokenizer(*texts, return_tensors="pt") if cross else None
+    inputs = pipe.tokenizer(*([text] for text in texts), return_tensors="pt") if cross else None
     inputs = inputs or pipe.tokenizer(list(texts), padding=True, return_tensors="pt")
     return pipe.model(**inputs, task=task).logits[0].detach()
 
@@ -51,7 +54,7 @@ def test_a_class_comes_with_its_name_and_probability(tokenizer: Any) -> None:
         list,
         np.array,
         pd.Series,
-        lambda texts: datasets.Dataset.from_dict({"text": texts})["text"],
+        lambda texts: Rows.from_dict({"text": texts})["text"],
         lambda texts: np.array(texts, dtype=object),
         lambda texts: pd.Series(texts, index=range(5, 5 + len(texts)), dtype="string"),
     ],
@@ -182,14 +185,98 @@ def test_generators_and_datasets_are_read_as_they_go(pipe: MultiTaskPipeline) ->
     assert [row["label"] for row in pipe(Texts(), task="sst", batch_size=2)] == expected
 
 
+COLUMNS: dict[str, Callable[[list[Any]], Any]] = {
+    "a nested column": lambda texts: Rows.from_dict({"row": [{"text": text} for text in texts]})["row"]["text"],
+    "a pandas index": pd.Index,
+    "a pyarrow array": pa.array,
+    "a chunked array": lambda texts: pa.chunked_array([texts]),
+    "values of a mapping": lambda texts: dict(enumerate(texts)).values(),
+    "a deque": deque,
+}
+
+
+@pytest.mark.parametrize("form", COLUMNS)
+def test_a_column_of_texts_is_many_inputs(pipe: MultiTaskPipeline, form: str) -> None:
+    texts = sentences(5)
+    assert pipe(COLUMNS[form](texts), task="sst") == pipe(texts, task="sst")
+    np.testing.assert_array_equal(pipe.embed(COLUMNS[form](texts)), pipe.embed(texts))
+
+
+def test_columns_of_pairs_are_many_pairs(pipe: MultiTaskPipeline) -> None:
+    expected = pipe(PAIRS, task="quora")
+    assert pipe(np.array(PAIRS), task="quora") == expected
+    assert pipe(pd.Series(PAIRS), task="quora") == expected
+    rows = Rows.from_list([{"text": first, "text_pair": second} for first, second in PAIRS])
+    assert pipe(rows, task="quora") == expected
+    assert list(pipe(rows.to_iterable_dataset(), task="quora")) == expected
+
+
+def test_what_has_no_length_is_read_as_it_goes(pipe: MultiTaskPipeline) -> None:
+    texts = sentences(5)
+    results = pipe(map(str.upper, texts), task="sst")
+    assert isinstance(results, Iterator)
+    assert list(results) == pipe(texts, task="sst")
+    assert pipe.embed(iter(texts)).shape == (5, 16)
+
+
+def test_a_numpy_string_is_one_text(pipe: MultiTaskPipeline) -> None:
+    for text in (np.array(["a cat"])[0], np.array("a cat")):
+        assert pipe(text, task="sst") == pipe("a cat", task="sst")
+        np.testing.assert_array_equal(pipe.embed(text), pipe.embed("a cat"))
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pd.Series(["a cat", None]), "input 2: give a text"),
+        (np.array([1.0, 2.0]), "input 1: give a text, .*, not 1.0"),
+        (pd.DataFrame({"text": ["a cat"]}), "input 1: give a text"),
+        (b"a cat", "input 1: give a text"),
+    ],
+)
+def test_columns_of_what_is_no_text_are_refused(pipe: MultiTaskPipeline, column: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pipe(column, task="sst")
+    with pytest.raises(ValueError, match=message.split(":")[0]):
+        pipe.embed(column)
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n\t"])
+def test_a_blank_text_is_predicted_like_any_other(pipe: MultiTaskPipeline, blank: str) -> None:
+    together = pipe(["a cat", blank, "a dog"], task="sst", top_k=None)
+    alone = logits_alone(pipe, "sst", blank).softmax(0)  # of [CLS] [SEP]
+    assert {entry["label_id"]: entry["score"] for entry in together[1]} == pytest.approx(
+        dict(enumerate(alone.tolist())), abs=1e-5
+    )
+    assert together[::2] == pipe(["a cat", "a dog"], task="sst", top_k=None)
+    for task in ("sts", "close"):
+        score = logits_alone(pipe, task, "a cat", blank).item()
+        assert pipe(("a cat", blank), task=task) == {"score": pytest.approx(score, abs=1e-4)}
+    expected = pipe.model(**pipe.tokenizer(blank, return_tensors="pt")).pooler_output[0].detach()
+    np.testing.assert_allclose(pipe.embed(["a cat", blank])[1], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+def test_a_blank_text_is_predicted_without_special_tokens_too(kind: str, tokenizer: Any) -> None:
+    tokenizer.backend_tokenizer.post_processor = processors.Sequence([])
+    pipe = MultiTaskPipeline(tiny_model(kind=kind), tokenizer)
+    assert tokenizer("")["input_ids"] == []
+    # The one token that there is for it.
+    expected = pipe("[UNK]", task="sst")
+    assert pipe(["a cat", ""], task="sst")[1]["score"] == pytest.approx(expected["score"], abs=1e-5)
+    assert np.isfinite(pipe.embed("")).all()
+
+
 @pytest.mark.parametrize(
     ("task", "inputs", "message"),
     [
         ("stss", "a", "task 'stss' is unknown; did you mean 'sts'"),
-        ("sst", ["a cat", " "], "input 2: a text is blank"),
+        ("sst", ["a cat", None], "input 2: give a text"),
+        ("sst", (), "input 1: give a text"),
+        ("sst", [("a", "b", "c")], "not 3 texts; many texts are a list"),
         ("quora", [("a", "b"), ("a", None)], "input 2: give a text, a pair"),
-        ("quora", ["a"], "input 1: task 'quora' reads a pair of texts"),
-        ("sst", [("a", "b")], "input 1: task 'sst' reads one text, not a pair"),
+        ("quora", ["a", "b"], r"input 1: task 'quora' reads a pair of texts: \(text, text\); a list, .* is two inputs"),
+        ("sst", ("a", "b"), r"input 1: task 'sst' reads one text, not a pair; many texts are a list, \[text, text\]"),
         ("sst", [3], "input 1: give a text"),
         (["sst", "quora"], "a", "task 'quora' reads a pair"),
         ("sst", {"text": "a", "label": 1}, "mapping with text and text_pair"),
@@ -201,13 +288,13 @@ def test_what_cannot_be_predicted_is_refused(pipe: MultiTaskPipeline, task: Any,
 
 
 def test_the_number_of_a_bad_input_counts_from_the_start_of_a_stream(pipe: MultiTaskPipeline) -> None:
-    with pytest.raises(ValueError, match="input 71: a text is blank"):
-        list(pipe((text for text in ["a cat"] * 70 + [""]), task="sst", batch_size=2))
+    with pytest.raises(ValueError, match="input 71: give a text"):
+        list(pipe((text for text in ["a cat"] * 70 + [None]), task="sst", batch_size=2))
 
 
 def test_a_model_of_pairs_only_says_so_of_a_text(tokenizer: Any) -> None:
     pipe = MultiTaskPipeline(tiny_model({"quora": TASKS["quora"]}), tokenizer)
-    with pytest.raises(ValueError, match="no task reads one text; give pairs of texts to quora"):
+    with pytest.raises(ValueError, match=r"no task reads one text; give pairs, \(text, text\), to quora"):
         pipe("a cat")
 
 
@@ -248,7 +335,6 @@ def test_evaluates_evaluator_takes_a_classification(pipe: MultiTaskPipeline, mon
     # evaluate 0.4.6 asks whether a pipeline is a TFPreTrainedModel, which transformers 5 no longer has.
     theirs = import_module("evaluate.evaluator.base").transformers
     monkeypatch.setattr(theirs, "TFPreTrainedModel", type("TFPreTrainedModel", (), {}), raising=False)
-    from datasets import Dataset as Rows
     from evaluate import evaluator
 
     firsts, seconds = map(list, zip(*PAIRS, strict=True))
