@@ -7,14 +7,18 @@
 Input is csv, tsv, json, jsonl or parquet; standard input is jsonl. `--format jsonl` writes each row's `id` (the row's
 number, from 1, if there is no such column) and prediction; `--format course` writes the layout of the CS224N
 default project.
+
+Every row is answered in its place. One whose text is missing, blank or no text gets an empty answer, in jsonl with the
+reason as `problem`; they are counted in a warning. `--on_bad_rows error` refuses such a file instead.
 """
 
 import argparse
 import json
 import logging
+import os
+import re
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,14 +26,17 @@ from typing import Any
 # Python puts a script's folder first on its path, where evaluate.py would hide the library of that name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from datasets import Dataset, disable_progress_bars
+from datasets import disable_progress_bars
 from transformers import pipeline
 
-from hf_multitask.data.loading import text_columns
+from hf_multitask.data.loading import BadRow, listed, row_checker, text_columns
 from hf_multitask.data.sources import read_file
 from hf_multitask.model.configuration_mtbert import TaskConfig, nearest
 from hf_multitask.recipe import refusals
 
+logger = logging.getLogger(__name__)
+
+_BLANKS = re.compile(r"[\s\ufeff]*")
 # The misspelt word is the one that the course's grader reads.
 _COURSE_HEADERS = {
     "single_label_classification": "Predicted_Sentiment",
@@ -38,39 +45,123 @@ _COURSE_HEADERS = {
 }
 
 
-def read_rows(path: str, delimiter: str | None) -> Dataset:
-    """The rows of a file, or of standard input for `-`."""
-    if path != "-":
-        return read_file(path, "\t" if delimiter == "tab" else delimiter)
-    with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8") as copy:
-        copy.write(sys.stdin.read())
-        copy.flush()
-        return read_file(copy.name)
+def read_columns(path: str, delimiter: str | None) -> Mapping[str, Sequence[Any]]:
+    """The columns of a file, or of standard input for `-`.
+
+    JSON is read as it stands, so that an id which looks like a date is written as it came.
+
+    Raises:
+        ValueError: It cannot be read; the message names the file, or standard input.
+    """
+    if path == "-":
+        return _json_columns(sys.stdin.read(), "standard input")
+    if Path(path).is_file() and Path(path).suffix.lower() in (".json", ".jsonl"):
+        try:
+            return _json_columns(Path(path).read_text(encoding="utf-8-sig"), path)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
+    rows = read_file(path, "\t" if delimiter == "tab" else delimiter)
+    return {column: rows[column] for column in rows.column_names}
 
 
-def texts_of(rows: Dataset, task: TaskConfig, columns: list[str] | None) -> list[Any]:
-    """The texts, or pairs of texts, to predict for."""
-    wanted = columns or text_columns(task)
+def _json_columns(text: str, where: str) -> dict[str, list[Any]]:
+    """The columns of objects that follow each other, one a line or not, or stand in an array."""
+    rows: list[Any] = []
+    decoder, place = json.JSONDecoder(), _BLANKS.match(text).end()  # type: ignore[union-attr]
+    while place < len(text):
+        try:
+            value, end = decoder.raw_decode(text, place)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where} cannot be read as json: line {error.lineno}: {error.msg}.") from error
+        found = value if isinstance(value, list) else [value]
+        if not all(isinstance(row, dict) for row in found):
+            line = text.count("\n", 0, place) + 1
+            raise ValueError(
+                f'{where} cannot be read as json: line {line} is no object, such as {{"sentence": "..."}}.'
+            )
+        rows += found
+        place = _BLANKS.match(text, end).end()  # type: ignore[union-attr]
+    if not rows:
+        raise ValueError(f"{where} has no rows.")
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def texts_of(
+    columns: Mapping[str, Sequence[Any]], task: TaskConfig, given: list[str] | None, where: str
+) -> tuple[list[Any], list[str]]:
+    """The texts, or pairs of texts, to predict for, and of each row what is wrong with it, empty where nothing is."""
+    wanted = given or text_columns(task)
     if len(wanted) != len(text_columns(task)):
         raise ValueError(f"--text must name {len(text_columns(task))} column(s) for {task.type}, not {wanted}.")
     for column in wanted:
-        if column not in rows.column_names:
-            raise ValueError(f"the input has no column {column!r}; {nearest(column, rows.column_names)}")
-    texts = list(zip(*(rows[column] for column in wanted), strict=True))
-    return texts if task.is_pair else [text for (text,) in texts]
+        if column not in columns:
+            raise ValueError(f"{where} has no column {column!r}; {nearest(column, list(columns))}")
+    batch = {column: list(columns[column]) for column in wanted}
+    check = row_checker(None, task, dict(zip(text_columns(task), wanted, strict=True)))
+    checked = check(batch, list(range(len(batch[wanted[0]]))))
+    texts = list(zip(*(batch[column] for column in wanted), strict=True))
+    return texts if task.is_pair else [text for (text,) in texts], checked["problem"]
 
 
-def jsonl_lines(ids: list[Any], predicted: list[dict[str, Any]]) -> Iterator[str]:
+def answers(
+    pipe: Any, name: str, texts: list[Any], problems: list[str], batch_size: int
+) -> Iterator[dict[str, Any] | None]:
+    """The prediction of each row, and None of one with a problem."""
+    usable = [text for text, problem in zip(texts, problems, strict=True) if not problem]
+    predicted = iter(pipe(usable, task=name, batch_size=batch_size))
+    return (None if problem else next(predicted) for problem in problems)
+
+
+def bad_rows(problems: list[str], where: str, on_bad_rows: str) -> None:
+    """Warns of rows that cannot be predicted.
+
+    Raises:
+        ValueError: There are some, and they are to be refused.
+    """
+    bad = [BadRow(row, problem) for row, problem in enumerate(problems, 1) if problem]
+    if bad and on_bad_rows == "error":
+        raise ValueError(f"{where} has {listed(bad)}")
+    if bad:
+        logger.warning("Rows that cannot be predicted get an empty answer: %s has %s", where, listed(bad))
+
+
+def jsonl_lines(ids: Iterable[Any], answered: Iterable[Any], problems: list[str], task: TaskConfig) -> Iterator[str]:
     """One JSON object per row."""
-    for row_id, prediction in zip(ids, predicted, strict=True):
-        yield json.dumps({"id": row_id, **prediction}, ensure_ascii=False)
+    empty = dict.fromkeys(["score"] if task.is_regression else ["label", "label_id", "score"])
+    for row_id, answer, problem in zip(ids, answered, problems, strict=True):
+        row = {"id": _plain(row_id), **(answer or {**empty, "problem": problem})}
+        yield json.dumps(row, ensure_ascii=False, default=str)
 
 
-def course_lines(ids: list[Any], predicted: list[dict[str, Any]], task: TaskConfig) -> Iterator[str]:
-    """The CS224N default project's layout."""
+def course_lines(ids: Iterable[Any], answered: Iterable[Any], task: TaskConfig) -> Iterator[str]:
+    """The CS224N default project's layout; an empty answer has nothing after the comma."""
     yield f"id \t {_COURSE_HEADERS[task.type]} "
-    for row_id, prediction in zip(ids, predicted, strict=True):
-        yield f"{row_id} , {prediction['score'] if task.is_regression else prediction['label_id']} "
+    key = "score" if task.is_regression else "label_id"
+    for row_id, answer in zip(ids, answered, strict=True):
+        yield f"{_plain(row_id)} , {'' if answer is None else answer[key]} "
+
+
+def _plain(row_id: Any) -> Any:
+    """An id as JSON can have it: dates and times, which parquet files have, in ISO's form."""
+    return row_id.isoformat() if hasattr(row_id, "isoformat") else row_id
+
+
+def check_output(path: str) -> None:
+    """Before the work is done, makes sure that a file can be written; none is made, and none is emptied.
+
+    Raises:
+        OSError: It cannot.
+    """
+    file = Path(path)
+    if path == "-":
+        return
+    if file.is_dir():
+        raise OSError(f"--output {path} is a folder, not a file.")
+    if not file.parent.is_dir():
+        raise OSError(f"--output {path} cannot be written: there is no folder {file.parent}.")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise OSError(f"--output {path} cannot be written: permission denied.")
 
 
 @contextmanager
@@ -93,18 +184,30 @@ def main() -> None:
     parser.add_argument("--text", nargs="+", metavar="COLUMN", help="Text columns, if they are not named as usual.")
     parser.add_argument("--delimiter", help="Of a csv file; 'tab' for a tab.")
     parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument(
+        "--on_bad_rows",
+        default="empty",
+        choices=["empty", "error"],
+        help="Rows that cannot be predicted get an empty answer, or are refused.",
+    )
     args = parser.parse_args()
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     disable_progress_bars()
     with refusals():
+        source, target = (path if path == "-" else str(Path(path).expanduser()) for path in (args.input, args.output))
+        where = "standard input" if source == "-" else source
+        check_output(target)
+        columns = read_columns(source, args.delimiter)
         pipe: Any = pipeline("multi-task", model=args.model)  # type: ignore[call-overload]
         task = pipe.model.config.task(args.task)
-        rows = read_rows(args.input, args.delimiter)
-        ids = rows["id"] if "id" in rows.column_names else list(range(1, rows.num_rows + 1))
-        predicted = pipe(texts_of(rows, task, args.text), task=args.task, batch_size=args.batch_size)
-        with opened(args.output) as file:
-            lines = course_lines(ids, predicted, task) if args.format == "course" else jsonl_lines(ids, predicted)
+        texts, problems = texts_of(columns, task, args.text, where)
+        bad_rows(problems, where, args.on_bad_rows)
+        ids = columns["id"] if "id" in columns else range(1, len(texts) + 1)
+        answered = list(answers(pipe, args.task, texts, problems, args.batch_size))
+        with opened(target) as file:
+            is_course = args.format == "course"
+            lines = course_lines(ids, answered, task) if is_course else jsonl_lines(ids, answered, problems, task)
             for line in lines:
                 print(line, file=file)
 
