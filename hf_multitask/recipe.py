@@ -32,13 +32,8 @@ from transformers.hf_argparser import string_to_bool
 from hf_multitask.data.loading import OnBadRows
 from hf_multitask.data.preparation import PreparedData, prepare
 from hf_multitask.data.sources import FileSource, HubSource, Source
-from hf_multitask.model.configuration_mtbert import (
-    MultiTaskBertConfig,
-    Pooling,
-    TaskConfig,
-    nearest,
-    refuse_unknown_keys,
-)
+from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, Pooling, TaskConfig
+from hf_multitask.model.messages import nearest, refuse_unknown_keys
 from hf_multitask.recipe_yaml import as_boolean, load_yaml, parse_value
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
 

@@ -81,7 +81,7 @@ def _training(args: MultiTaskTrainingArguments) -> dict[str, Any]:
         if value != usual.get(key)
         and value not in (None, [])
         and not key.startswith(_OF_THE_MACHINE)
-        # What transformers fills in for a key that nobody set, under a name that not every version of it knows.
+        # Transformers fills this in where nobody set it, under a name that not every version of it knows.
         and not (value is False and key.endswith("_checkpointing"))
     }
 

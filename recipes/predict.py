@@ -31,7 +31,8 @@ from transformers import pipeline
 
 from hf_multitask.data.loading import BadRow, listed, row_checker, text_columns
 from hf_multitask.data.sources import read_file
-from hf_multitask.model.configuration_mtbert import TaskConfig, nearest
+from hf_multitask.model.configuration_mtbert import TaskConfig
+from hf_multitask.model.messages import nearest
 from hf_multitask.recipe import refusals
 
 logger = logging.getLogger(__name__)

@@ -40,7 +40,7 @@ from optuna.trial import TrialState
 from transformers import TrainerCallback
 
 from hf_multitask.building import build_trainer
-from hf_multitask.model.configuration_mtbert import refuse_unknown_keys
+from hf_multitask.model.messages import refuse_unknown_keys
 from hf_multitask.recipe import RecipeParser, as_flags, load_yaml, refusals, writable_folder
 
 KEYS = ["recipe", "trials", "metric", "every_trial", "space"]

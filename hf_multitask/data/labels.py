@@ -18,7 +18,8 @@ from typing import Any
 
 from datasets import ClassLabel
 
-from hf_multitask.model.configuration_mtbert import TaskConfig, nearest
+from hf_multitask.model.configuration_mtbert import TaskConfig
+from hf_multitask.model.messages import nearest
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 

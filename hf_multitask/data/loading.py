@@ -13,7 +13,8 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_multitask.data.labels import LabelReader
 from hf_multitask.data.sources import OnBadRows, Source
-from hf_multitask.model.configuration_mtbert import TaskConfig, nearest
+from hf_multitask.model.configuration_mtbert import TaskConfig
+from hf_multitask.model.messages import nearest
 
 logger = logging.getLogger(__name__)
 

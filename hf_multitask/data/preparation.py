@@ -23,7 +23,8 @@ from hf_multitask.data.sources import Source
 from hf_multitask.data.streaming import StreamedRows, StreamError, column_names, load_stream
 from hf_multitask.data.tokenization import tokenize
 from hf_multitask.data.tokenized import check_tokenized
-from hf_multitask.model.configuration_mtbert import TaskConfig, nearest
+from hf_multitask.model.configuration_mtbert import TaskConfig
+from hf_multitask.model.messages import nearest
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, IterableDataset, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
-from hf_multitask.model.configuration_mtbert import nearest, refuse_unknown_keys
+from hf_multitask.model.messages import first_line, nearest, refuse_unknown_keys
 from hf_multitask.recipe_yaml import as_boolean
 
 logger = logging.getLogger(__name__)
@@ -289,8 +289,3 @@ def _check_swallowed_rows(rows: Dataset, path: str, delimiter: str, on_bad_rows:
             if on_bad_rows == "error":
                 raise ValueError(message)
             logger.warning("%s", message)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -19,9 +19,10 @@ from hf_multitask.data.loading import (
     standard_columns,
     text_columns,
 )
-from hf_multitask.data.sources import Source, first_line
+from hf_multitask.data.sources import Source
 from hf_multitask.data.tokenization import batch_tokenizer
 from hf_multitask.model.configuration_mtbert import TaskConfig
+from hf_multitask.model.messages import first_line
 
 logger = logging.getLogger(__name__)
 

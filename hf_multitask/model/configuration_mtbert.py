@@ -13,7 +13,8 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
-from .spelling import nearest, refuse_unknown_keys
+from .messages import first_line, nearest, refuse_unknown_keys
+from .positions import most_tokens
 
 TaskType = Literal["single_label_classification", "pair_classification", "pair_regression"]
 Pooling = Literal["cls", "mean", "max"]
@@ -30,15 +31,6 @@ CONFIG_VERSION = 1
 
 # The pipeline that travels with a checkpoint, as transformers looks it up there.
 _CUSTOM_PIPELINES = {"multi-task": {"impl": "pipeline_mtbert.MultiTaskPipeline", "pt": ["AutoModel"], "type": "text"}}
-
-# Encoders whose first token has the position after the padding token's id, as fairseq had it: so many positions are
-# never used. ESM's do where its positions are embedded, not rotated.
-_POSITIONS_AFTER_PADDING = frozenset(
-    "camembert data2vec-text esm ibert layoutlmv3 lilt longformer luke markuplm mpnet roberta roberta-prelayernorm "
-    "xlm-roberta xlm-roberta-xl xmod".split()
-)
-# Of an encoder and a tokenizer that both name no limit. Tokenizers count in machine words.
-_NO_LIMIT = 2**31 - 1
 
 # What of `from_pretrained` says where a checkpoint is, rather than how to load it.
 _HUB_KEYS = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download", "trust_remote_code")
@@ -210,7 +202,7 @@ def read_backbone_config(name_or_path: str, **kwargs: Any) -> PreTrainedConfig:
         # Without a word on it, transformers would ask at the terminal whether to run the code of a stranger.
         config = AutoConfig.from_pretrained(name_or_path, **{"trust_remote_code": False, **place})
     except OSError as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+        reason = first_line(error).rstrip(".")
         what = f"backbone {str(name_or_path)!r} is neither a folder with a model nor a model on the Hub"
         raise OSError(f"{what}: {reason}.") from error
     except ValueError as error:
@@ -228,15 +220,6 @@ def _own_code(name_or_path: str) -> str:
         f"backbone {str(name_or_path)!r} comes with code of its own, which would not travel with a trained model, so "
         "that nobody could load it: choose an encoder whose code transformers has."
     )
-
-
-def first_position(encoder_config: PreTrainedConfig) -> int:
-    """The position id that an encoder gives to a sequence's first token."""
-    counts_from_padding = encoder_config.model_type in _POSITIONS_AFTER_PADDING
-    if getattr(encoder_config, "position_embedding_type", "absolute") == "rotary" or not counts_from_padding:
-        return 0
-    # MPNet's code has the number, whatever its configuration says.
-    return 2 if encoder_config.model_type == "mpnet" else encoder_config.pad_token_id + 1
 
 
 @strict
@@ -362,11 +345,7 @@ class MultiTaskBertConfig(PreTrainedConfig):
     @property
     def most_tokens(self) -> int:
         """The greatest number of tokens that the encoder's positions allow."""
-        positions = getattr(self.encoder_config, "max_position_embeddings", None)
-        # XLNet, whose positions are relative, says -1.
-        if positions is None or positions <= 0:
-            return _NO_LIMIT
-        return positions - first_position(self.encoder_config)
+        return most_tokens(self.encoder_config)
 
     @property
     def hidden_size(self) -> int:

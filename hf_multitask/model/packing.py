@@ -33,8 +33,8 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
-from .configuration_mtbert import first_position
 from .dropout import bit_dropout, draws_bits
+from .positions import first_position
 
 logger = logging.get_logger(__name__)
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import torch
 from transformers import TrainingArguments
 
-from hf_multitask.model.configuration_mtbert import nearest
+from hf_multitask.model.messages import nearest
 from hf_multitask.recipe_yaml import as_boolean
 from hf_multitask.training.groups import ArgumentGroup
 from hf_multitask.training.proximal import ProximalArguments

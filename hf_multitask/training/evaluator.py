@@ -14,8 +14,8 @@ from hf_multitask.data.preparation import prepare_given
 from hf_multitask.evaluation.metrics import final_score, predictions, score
 from hf_multitask.evaluation.summary import METRICS
 from hf_multitask.model.configuration_mtbert import TaskConfig
+from hf_multitask.model.messages import nearest
 from hf_multitask.model.packing import use_packing
-from hf_multitask.model.spelling import nearest
 from hf_multitask.training.checkpoints import RunRefusedError
 from hf_multitask.training.health import DEAD_ROWS, is_constant
 

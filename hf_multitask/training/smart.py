@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from hf_multitask.data.batch import rows_of_tokens, select_rows
-from hf_multitask.model.configuration_mtbert import nearest
+from hf_multitask.model.messages import nearest
 from hf_multitask.model.modeling_mtbert import MultiTaskBertModel
 from hf_multitask.training.divergence import divergence
 from hf_multitask.training.groups import ArgumentGroup

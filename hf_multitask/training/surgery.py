@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
-from hf_multitask.model.configuration_mtbert import nearest
+from hf_multitask.model.messages import nearest
 
 # Values of each gradient: 2 MB in fp32.
 _PART = 1 << 19

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from hf_multitask.model.configuration_mtbert import nearest
+from hf_multitask.model.messages import nearest
 from hf_multitask.training.checkpoints import checkpoint_file
 
 logger = logging.get_logger(__name__)

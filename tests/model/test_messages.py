@@ -1,6 +1,6 @@
 import pytest
 
-from hf_multitask.model.spelling import nearest
+from hf_multitask.model.messages import nearest
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is said of a word that is not known."""
+"""What the package's errors have in common."""
 
 import difflib
 import re
@@ -28,3 +28,8 @@ def refuse_unknown_keys(values: Mapping[str, Any], known: list[str]) -> None:
     for key in values:
         if key not in known:
             raise ValueError(f"unknown key {key!r}; {nearest(key, known)}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
