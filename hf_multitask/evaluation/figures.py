@@ -1,6 +1,7 @@
 """The figures of a report. All of them can be told apart without colours: by line, marker and shade."""
 
 import io
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from hf_multitask.evaluation.analysis import ClassificationAnalysis, RegressionAnalysis
 
@@ -22,6 +24,8 @@ FORMATS: tuple[Format, ...] = ("png", "svg")
 
 # Installed fonts with the signs that matplotlib's own lacks; it looks into each in turn.
 _WIDE = r"CJK|WenQuanYi|Droid Sans Fallback|Arial Unicode|PingFang|Hiragino|YaHei|SimHei|Malgun|Noto Sans [A-Z]\w+$"
+# A font that has no normal weight is taken in another, which matplotlib would say again and again.
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 _FONTS = ["DejaVu Sans", *sorted({font.name for font in fontManager.ttflist if re.search(_WIDE, font.name)})]
 
 _STYLE = {
@@ -66,13 +70,16 @@ def encoded(figure: Figure, kind: Format) -> bytes:
 def axis_names(labels: Sequence[str]) -> tuple[list[str], list[str]]:
     """What axes call some labels, and the sentence of the caption that this needs, if any.
 
-    Long names are cut. Where two would look alike, or no installed font has a sign, labels are numbered from 1.
+    Long names are cut. Where two would look alike, no installed font has a sign, or there are very many, labels are
+    numbered from 1.
     """
-    shown = [_cut(" ".join(label.split())) for label in labels]
-    if len(labels) > _CLASSES or (len(set(shown)) == len(labels) and all(map(_drawable, shown))):
+    shown, numbers = [_cut(" ".join(label.split())) for label in labels], [str(n + 1) for n in range(len(labels))]
+    if len(labels) > _CLASSES:
+        return numbers, ["Labels are numbered from 1, in the order of the table."]
+    if len(set(shown)) == len(labels) and all(map(_drawable, shown)):
         return shown, []
-    legend = ", ".join(f"{number} is {label}" for number, label in enumerate(labels, 1))
-    return [str(number) for number in range(1, len(labels) + 1)], [f"Labels: {legend}."]
+    legend = ", ".join(f"{number} is {label}" for number, label in zip(numbers, labels, strict=True))
+    return numbers, [f"Labels: {legend}."]
 
 
 def _cut(name: str) -> str:
@@ -94,27 +101,32 @@ def confusion_figure(analysis: ClassificationAnalysis, labels: Sequence[str]) ->
     names, counts = axis_names(labels)[0], analysis.confusion
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     cells = np.array([f"{n}\n{share:.0%}" for n, share in zip(counts.flat, shares.flat, strict=True)])
-    size = 1.6 + 0.7 * min(len(labels), _CLASSES)
+    has_cells = len(labels) <= _CLASSES
+    size = 1.6 + 0.6 * len(labels) if has_cells else 6.0
     # Names are beside the axes: they take no room from them.
-    room = 0.07 * max(map(len, names))
+    longest = max(map(len, names))
+    room = 0.07 * longest
     with _axes(size + 1.0 + room, size + room) as (figure, axes):
         sns.heatmap(
-            shares,
-            annot=cells.reshape(counts.shape) if len(labels) <= _CLASSES else None,
+            # A table with names, of which the axes leave some out where they have no room for all.
+            pd.DataFrame(shares, index=names, columns=names),
+            annot=cells.reshape(counts.shape) if has_cells else None,
             fmt="",
             cmap="Greys",
             vmin=0,
             vmax=1,
             square=True,
-            linewidths=0.5,
+            linewidths=0.5 if has_cells else 0.0,
             linecolor="0.6",
-            xticklabels=names if len(labels) <= _CLASSES else "auto",
-            yticklabels=names if len(labels) <= _CLASSES else "auto",
+            xticklabels=True if has_cells else "auto",
+            yticklabels=True if has_cells else "auto",
+            # As high as the square, which is lower than its place.
+            cbar_ax=axes.inset_axes((1.03, 0, 0.04, 1)),
             cbar_kws={"label": "share of the label's rows"},
             ax=axes,
         )
         axes.set(xlabel="predicted", ylabel="label")
-        axes.tick_params("x", rotation=45)
+        axes.tick_params("x", rotation=45 if longest > 3 else 0)
         axes.tick_params("y", rotation=0)
         return figure
 
@@ -127,7 +139,7 @@ def calibration_figure(analysis: ClassificationAnalysis) -> Figure:
         is_few = curve["rows"] < FEW_ROWS
         # A line through bins of a few rows would go up and down by chance.
         enough, sizes = curve[~is_few], 10 + 150 * curve["rows"] / curve["rows"].sum()
-        axes.plot(enough["confidence"], enough["accuracy"], color="black", label="model")
+        axes.plot(enough["confidence"], enough["accuracy"], "o-", color="black", markersize=3, label="model")
         faces = np.where(is_few, "white", "black")
         # Points on the edge are whole.
         axes.scatter(
@@ -185,7 +197,9 @@ def trace_figure(traces: Mapping[str, pd.Series], ylabel: str, logarithmic: bool
         ylabel: What they are.
         logarithmic: Whether their scale is, where all are above 0.
     """
-    with _axes(6.0, 3.2) as (figure, axes):
+    # Long names would leave the axes no room beside them: they stand below, and beside each other if they are short.
+    columns = 2 if max(map(len, traces)) <= _NAME and len(traces) > 1 else 1
+    with _axes(4.5, 3.0 + 0.17 * -(-len(traces) // columns)) as (figure, axes):
         for number, (name, values) in enumerate(traces.items()):
             values = values.iloc[:: -(-len(values) // _POINTS)]
             axes.plot(
@@ -200,25 +214,34 @@ def trace_figure(traces: Mapping[str, pd.Series], ylabel: str, logarithmic: bool
             )
         if logarithmic and all((values > 0).all() for values in traces.values()):
             axes.set_yscale("log")
+            # Matplotlib's own formatters write mathematics, which is not read here.
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            if np.log10(np.divide(*axes.get_ylim()[::-1])) > 1:
+                axes.yaxis.set_minor_formatter(NullFormatter())
+            else:
+                axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
         axes.set(xlabel="step", ylabel=ylabel)
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns)
         return figure
 
 
 def interval_figure(table: pd.DataFrame, xlabel: str) -> Figure:
-    """Values with their intervals, a line each.
+    """Values with their intervals, a line each, below its name.
 
     Args:
         table: `value`, `low` and `high`, with the lines' names as the index.
         xlabel: What the values are.
     """
-    with _axes(5.5, 0.9 + 0.4 * len(table)) as (figure, axes):
+    with _axes(4.5, 0.9 + 0.5 * len(table)) as (figure, axes):
         places = np.arange(len(table))[::-1]
         spread = [table["value"] - table["low"], table["high"] - table["value"]]
         axes.errorbar(table["value"], places, xerr=spread, fmt="o", color="black", capsize=3)
         axes.axvline(0, color="0.5", linestyle="--")
-        axes.set_yticks(places, list(table.index))
-        axes.set(xlabel=xlabel, ylim=(-0.6, len(table) - 0.4))
+        for place, name in zip(places, table.index, strict=True):
+            # Beside the axes, long names would leave them no room.
+            where: Any = {"transform": axes.get_yaxis_transform(), "verticalalignment": "bottom"}
+            axes.text(0.02, place + 0.25, name, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1}, **where)
+        axes.set(xlabel=xlabel, ylim=(-0.5, len(table) - 0.2), yticks=[])
         return figure
 
 

@@ -25,6 +25,8 @@ from hf_multitask.evaluation.summary import METRICS, bounds, escaped, markdown_t
 from hf_multitask.evaluation.uncertainty import Interval
 
 _TEMPLATE = Path(__file__).with_name("report.html")
+# Inches that half of the page has room for, with some of them to spare.
+_HALF = 7.5
 _INTERVALS = "Intervals are the bootstrap's, of the rows that were evaluated; they say nothing of other seeds."
 _PROBES = (
     "Sentences from templates that differ only in whom they speak of. The difference is the first group's mean less "
@@ -100,6 +102,11 @@ class Block:
             caption = re.sub(r"([\[\]*])", r"\\\1", escaped(self.text))
             return f"![{caption}]({images}{self.name}.png)\n\n*{caption}*"
         return self.text
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether a figure could not be read in half of a page."""
+        return self.figure is not None and self.figure.get_figwidth() > _HALF
 
     @cached_property
     def svg(self) -> str:

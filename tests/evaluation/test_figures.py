@@ -4,11 +4,19 @@ import warnings
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hf_multitask.evaluation import figures
 from hf_multitask.evaluation.analysis import analyse_classification
-from hf_multitask.evaluation.figures import axis_names, calibration_figure, confusion_figure, encoded
+from hf_multitask.evaluation.figures import (
+    axis_names,
+    calibration_figure,
+    confusion_figure,
+    encoded,
+    interval_figure,
+    trace_figure,
+)
 from hf_multitask.model.configuration_mtbert import TaskConfig
 
 LONG = "a label whose name is a whole sentence of many words, number "
@@ -45,6 +53,56 @@ def test_the_calibration_plot_cuts_no_point_and_joins_none_of_a_few_rows() -> No
     analysis = analyse_classification(task, np.stack([confidence, 1 - confidence], 1), np.zeros(532, dtype=int))
     axes = calibration_figure(analysis).axes[0]
     assert axes.lines[1].get_xdata().tolist() == pytest.approx([0.65, 1.0])
+    # The legend's line has a point, which is all that there is of a model with one such bin.
+    assert axes.lines[1].get_marker() == "o"
     (points,) = axes.collections
     assert not points.get_clip_on()
     assert points.get_facecolors()[:, 0].tolist() == [1, 0, 1, 0]
+
+
+def test_very_many_labels_are_numbered_as_the_table_lists_them() -> None:
+    labels = [f"class {number:02d}" for number in range(30)]
+    assert axis_names(labels[:20]) == (labels[:20], [])
+    shown, legend = axis_names(labels)
+    assert (shown[0], shown[-1], legend) == ("1", "30", ["Labels are numbered from 1, in the order of the table."])
+    figure = confusion(labels)
+    assert figure.axes[0].get_yticklabels()[0].get_text() == "1"
+    assert max(confusion([f"class {number}" for number in range(300)]).get_size_inches()) < 10
+
+
+def drawn_size(figure: Any) -> Any:
+    """The share of the figure's width that its axes have, as drawn."""
+    encoded(figure, "png")
+    return figure.axes[0].get_position().width
+
+
+def test_the_bar_of_shades_is_as_high_as_the_matrix() -> None:
+    figure = confusion([f"a rather long name, {number}" for number in range(12)])
+    encoded(figure, "png")
+    (bar,) = figure.axes[0].child_axes
+    assert bar.get_window_extent().height == pytest.approx(figure.axes[0].get_window_extent().height, rel=0.01)
+
+
+def test_long_names_leave_curves_and_intervals_their_room() -> None:
+    curve = pd.Series([1.0, 0.5], index=[1, 2])
+    assert drawn_size(trace_figure({f"a_task_with_a_rather_long_name, {n}": curve for n in range(4)}, "loss")) > 0.75
+    names = [f"names of one group of people less names of another, {n}" for n in range(3)]
+    table = pd.DataFrame({"value": 0.1, "low": 0.0, "high": 0.2}, index=names)
+    figure = interval_figure(table, "difference")
+    assert drawn_size(figure) > 0.85
+    assert [text.get_text() for text in figure.axes[0].texts] == names
+
+
+@pytest.mark.parametrize("values", [[0.1, 0.2], [1e-4, 3.0], [1e-9, 2e-9]])
+def test_the_ticks_of_a_logarithmic_scale_are_numbers(values: list[float]) -> None:
+    figure = trace_figure({"a": pd.Series(values, index=[1, 2])}, "divergence", logarithmic=True)
+    drawing = encoded(figure, "svg").decode()
+    assert "mathdefault" not in drawing
+    ticks = figure.axes[0].get_yticklabels() + figure.axes[0].get_yticklabels(minor=True)
+    low, high = figure.axes[0].get_ylim()
+    shown = [
+        float(tick.get_text().replace("−", "-"))
+        for tick in ticks
+        if tick.get_text() and low <= tick.get_position()[1] <= high
+    ]
+    assert len(shown) >= 2

@@ -244,7 +244,23 @@ def test_legends_have_words_and_a_run_without_curves_says_why() -> None:
 
 def test_labels_of_the_bias_figure_are_lines_of_their_own() -> None:
     (figure,) = [block.figure for block in build().blocks if block.name == "sst-bias"]
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["women less men"]
+    assert [label.get_text() for label in figure.axes[0].texts] == ["women less men"]
+
+
+def test_a_figure_that_half_a_page_has_no_room_for_gets_the_whole() -> None:
+    shares = np.eye(12)
+    for labels, is_wide in ((["a", "b"], False), ([f"class {n}" for n in range(12)], True)):
+        task = TaskConfig("single_label_classification", labels=labels)
+        rows = {"mood": TaskPredictions(task, shares[: len(labels), : len(labels)], np.arange(len(labels)))}
+        report = build_report("a", rows, {}, {}, {})
+        assert [block.is_wide for block in report.blocks if block.kind == "figure"] == [is_wide, False]
+        assert ('class="whole"' in report.to_html()) == is_wide
+
+
+def test_cells_of_many_words_are_no_narrow_columns() -> None:
+    page = build().to_html()
+    assert page.count('class="long"') == 1
+    assert '<td class="long">a | b &lt;script&gt;' in page
 
 
 def test_terms_that_were_not_probed_are_said() -> None:
