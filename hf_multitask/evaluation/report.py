@@ -99,7 +99,7 @@ class Block:
         if self.kind == "table":
             return markdown_table(self.header, self.rows, self.texts)
         if self.kind == "figure":
-            caption = re.sub(r"([\[\]*])", r"\\\1", escaped(self.text))
+            caption = escaped(self.text)
             return f"![{caption}]({images}{self.name}.png)\n\n*{caption}*"
         return self.text
 
@@ -133,7 +133,7 @@ class Report:
 
     def to_markdown(self) -> str:
         """The report in Markdown, for a file beside its figures."""
-        return "\n\n".join([f"# {self.title}", *(block.markdown() for block in self.blocks)]) + "\n"
+        return "\n\n".join([f"# {escaped(self.title)}", *(block.markdown() for block in self.blocks)]) + "\n"
 
     def card_section(self) -> str:
         """What a model card shows of it, in Markdown below a heading of level 2; the figures are in `report/`."""

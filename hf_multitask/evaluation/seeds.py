@@ -5,14 +5,14 @@ This is the uncertainty of training. That of a finite evaluation set is another 
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.stats import ttest_ind
 
-from hf_multitask.evaluation.summary import Cells, markdown_table
+from hf_multitask.evaluation.summary import Cells, Markdown, markdown_table
 from hf_multitask.evaluation.uncertainty import holm
 
 _SCORE = re.compile(r"eval_(.*)_(?:accuracy|pearson)|eval_(final)_score")
@@ -75,12 +75,12 @@ def seeds_table(results: pd.DataFrame, paper: PaperScores | None = None) -> str:
         results: As [`tidy_scores`] gives them.
         paper: Published scores, by the names of run and score, to stand beside ours.
     """
-    return markdown_table(*_cells(results, paper or {}, "**{}**"), texts=1)
+    return markdown_table(*_cells(results, paper or {}, lambda cell: Markdown(f"**{cell}**")), texts=1)
 
 
 def latex_table(results: pd.DataFrame, paper: PaperScores | None = None) -> str:
     """[`seeds_table`] as a `tabular` of the LaTeX package booktabs."""
-    header, lines = _cells(results, paper or {}, r"\textbf{{{}}}")
+    header, lines = _cells(results, paper or {}, r"\textbf{{{}}}".format)
     # A cell's own braces and backslashes are the marking's, and stay.
     rows = [" & ".join("".join(_LATEX.get(sign, sign) for sign in cell) for cell in line) for line in [header, *lines]]
     columns = "l" + "r" * (len(header) - 1)
@@ -91,7 +91,7 @@ def latex_table(results: pd.DataFrame, paper: PaperScores | None = None) -> str:
     )
 
 
-def _cells(results: pd.DataFrame, paper: PaperScores, bold: str) -> Cells:
+def _cells(results: pd.DataFrame, paper: PaperScores, bold: Callable[[str], str]) -> Cells:
     """The header's cells and each line's."""
     scores = sorted(results["score"].unique(), key=lambda score: score != "final")
     best = {score: significantly_best(results, score) for score in scores}
@@ -105,7 +105,7 @@ def _cells(results: pd.DataFrame, paper: PaperScores, bold: str) -> Cells:
         for score in scores:
             values = _of(run, score)["value"]
             cell = _mean_and_deviation(values)
-            cells.append(bold.format(cell) if best[score] == name else cell)
+            cells.append(bold(cell) if best[score] == name else cell)
             if score in published:
                 number = paper.get(str(name), {}).get(score)
                 cells.append("" if number is None else f"{number:.3f}")

@@ -14,6 +14,11 @@ METRICS = {
     True: {"pearson": "Pearson correlation", "rmse": "Root mean squared error"},
 }
 
+
+class Markdown(str):
+    """A cell that is Markdown already; all others are escaped."""
+
+
 # A header, and rows of as many cells.
 Cells = tuple[list[str], list[list[str]]]
 
@@ -78,7 +83,8 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], texts: 
     """A table in Markdown.
 
     Args:
-        header, rows: The cells, as they are to be read; what Markdown would take for something else is escaped here.
+        header, rows: The cells, as they are to be read; what Markdown would take for something else is escaped here,
+            but for a cell of the class [`Markdown`].
         texts: How many of the first columns are of text; the others stand to the right.
     """
     header, rows = [escaped(cell) for cell in header], [[escaped(cell) for cell in row] for row in rows]
@@ -89,8 +95,11 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], texts: 
 
 
 def escaped(text: str) -> str:
-    """A text on one line that breaks out of no Markdown table and is no HTML."""
-    line = re.sub(r"([\\\\|`])", r"\\\1", " ".join(text.split()))
+    """A text on one line that breaks out of no Markdown table, and is neither HTML nor a link, a picture or emphasis."""
+    if isinstance(text, Markdown):
+        return text
+    # An underscore within a word is one; at its edge it could begin emphasis.
+    line = re.sub(r"([\\|`*\[\]~]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
     return re.sub(r"&(?=#?\w+;)", "&amp;", line).replace("<", "&lt;")
 
 

@@ -1,7 +1,7 @@
 import math
 
 from hf_multitask import TaskConfig
-from hf_multitask.evaluation.summary import comparison_table, markdown_table, results_table
+from hf_multitask.evaluation.summary import Markdown, comparison_table, markdown_table, results_table
 from hf_multitask.evaluation.uncertainty import Comparison, Interval
 
 
@@ -51,4 +51,8 @@ def test_no_cell_of_a_markdown_table_breaks_it_or_is_read_as_html() -> None:
     (*_, line) = markdown_table(["name|", *cells[1:]], [cells], len(cells)).splitlines()
     shown = [r"a\|b", "&lt;b>bold&lt;/b>", "好 & bad", "two lines", r"\`code\`", r"back\\slash", "&amp;lt;", r"\\\|"]
     assert line == f"| {' | '.join(shown)} |"
+    # Emphasis, links and what is struck out; an underscore within a name stays, for those who read the text as it is.
+    cells = ["*star*", "[c](d)", "_x_ a_b _", "~~no~~", Markdown("**1**")]
+    (*_, line) = markdown_table(cells, [cells], 1).splitlines()
+    assert line == r"| \*star\* | \[c\](d) | \_x\_ a_b \_ | \~\~no\~\~ | **1** |"
     assert markdown_table(["name|"], [], 1).splitlines()[0] == r"| name\| |"
