@@ -18,97 +18,24 @@ The YAML's keys are the flags' names, in one flat list, and `tasks` is a table b
 import argparse
 import json
 import re
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser, PreTrainedTokenizerBase
 from transformers.hf_argparser import string_to_bool
 
-from hf_multitask.data.loading import OnBadRows
+from hf_multitask.arguments import CardArguments, DataArguments, ModelArguments, ReportArguments
 from hf_multitask.data.preparation import PreparedData, prepare
 from hf_multitask.data.sources import FileSource, HubSource, Source
-from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, Pooling, TaskConfig
+from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, TaskConfig
 from hf_multitask.model.messages import nearest, refuse_unknown_keys
 from hf_multitask.recipe_yaml import as_boolean, load_yaml, parse_value
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
 
 _NESTED_FLAG = re.compile(r"--\w+\.")
 _SOURCES: dict[str, type[Source]] = {"files": FileSource, "hub": HubSource}
-
-
-@dataclass
-class ModelArguments:
-    """What the model starts from."""
-
-    backbone: str = field(default="", metadata={"help": "Model id on the Hub, or folder, of the pretrained encoder."})
-    from_scratch: bool = field(
-        default=False, metadata={"help": "Take only the backbone's configuration and tokenizer, and new weights."}
-    )
-    pooling: Pooling | None = field(
-        default=None,
-        metadata={"help": "How token states become an embedding: by default, as a model of ours has it, or mean."},
-    )
-    freeze_backbone: bool = field(
-        default=False, metadata={"help": "Train only the heads (the paper's last-layer setting)."}
-    )
-
-
-@dataclass
-class DataArguments:
-    """How the tasks' data are read."""
-
-    data_dir: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder of the tasks' files; tasks that have both a Hub dataset and files then take the files."
-        },
-    )
-    max_length: int | None = field(
-        default=None, metadata={"help": "Longest input in tokens; by default the longest that the backbone takes."}
-    )
-    on_bad_rows: OnBadRows = field(
-        default="error", metadata={"help": "Whether rows that cannot be used stop the run or are dropped and reported."}
-    )
-
-
-@dataclass
-class CardArguments:
-    """What the model card cannot find out by itself."""
-
-    language: list[str] = field(default_factory=list, metadata={"help": "Codes of the texts' languages, such as en."})
-    license: str | None = field(
-        default=None, metadata={"help": "The model's licence, such as apache-2.0; mind the encoder's and the data's."}
-    )
-
-
-@dataclass
-class ReportArguments:
-    """What is reported of a model, beside its scores."""
-
-    write_report: bool = field(
-        default=True,
-        metadata={"help": "After training, write report/ with figures of errors, calibration, training and biases."},
-    )
-    report_examples: int | None = field(
-        default=None,
-        metadata={
-            "help": "How many of each task's worst errors to quote: by default 10, and none in a run that is pushed to "
-            "the Hub, since the data's terms may not allow that."
-        },
-    )
-
-    def __post_init__(self) -> None:
-        if self.report_examples is not None and self.report_examples < 0:
-            raise ValueError(f"report_examples must be at least 0, not {self.report_examples}.")
-
-    def examples(self, is_pushed: bool) -> int:
-        """How many worst errors to quote in the report of a run."""
-        return self.report_examples if self.report_examples is not None else 0 if is_pushed else 10
 
 
 @dataclass
@@ -136,17 +63,22 @@ class RecipeParser(HfArgumentParser):
     Args:
         default_config: The YAML file that is read if the command line names none.
         description: For `--help`.
-
-    Arguments that a script adds of its own are in `extra` once a recipe was read.
+        flags: A script's own; their values are in `extra` once a recipe was read.
     """
 
     extra: argparse.Namespace
 
-    def __init__(self, default_config: str | Path, description: str | None = None) -> None:
+    def __init__(
+        self,
+        default_config: str | Path,
+        description: str | None = None,
+        flags: argparse.ArgumentParser | None = None,
+    ) -> None:
         super().__init__(
             (ModelArguments, DataArguments, CardArguments, ReportArguments, MultiTaskTrainingArguments),  # type: ignore[arg-type]
             description=description,
             allow_abbrev=False,
+            parents=[flags] if flags is not None else [],
         )
         for action in self._actions:
             if action.type is string_to_bool:
@@ -220,54 +152,9 @@ def prepare_data(
     longest = config.longest_input(tokenizer)
     max_length = min(recipe.data.max_length or longest, longest)
     tasks = {name: task for name, task in config.tasks.items() if name in recipe.sources}
-    return prepare(tasks, recipe.sources, splits, tokenizer, max_length, recipe.data.on_bad_rows)
-
-
-@contextmanager
-def refusals(
-    kinds: tuple[type[Exception], ...] = (ValueError, OSError, ImportError), status: int = 2
-) -> Iterator[None]:
-    """Around what a script does before its work begins: bad input ends it with one sentence and exit status 2.
-
-    Args:
-        kinds: Of errors that are sentences.
-        status: The exit status.
-    """
-    try:
-        yield
-    except kinds as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(status)
-
-
-def writable_folder(path: str) -> Path:
-    """Makes a folder if need be, and makes sure that files can be written there.
-
-    Raises:
-        OSError: They cannot.
-    """
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise OSError(f"output_dir {path} cannot be written: {error.strerror}.") from error
-
-
-def as_flags(changes: dict[str, Any], prefix: str = "--") -> list[str]:
-    """Changes of a recipe's keys as flags; those within a mapping change it, as `--smart.weight=0.02`."""
-    flags: list[str] = []
-    for key, value in changes.items():
-        if isinstance(value, dict) and value:
-            flags += as_flags(value, f"{prefix}{key}.")
-        elif prefix == "--" and "." not in key:
-            words = value if isinstance(value, list) else [value]
-            words = [json.dumps(word) if word is None or isinstance(word, dict) else word for word in words]
-            flags += [f"--{key}", *map(str, words)]
-        else:
-            flags.append(f"{prefix}{key}={json.dumps(value)}")
-    return flags
+    return prepare(
+        tasks, recipe.sources, splits, tokenizer, max_length, recipe.data.on_bad_rows, recipe.data.max_eval_rows
+    )
 
 
 def _as_flags(values: dict[str, Any]) -> list[str]:

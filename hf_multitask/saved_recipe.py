@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from hf_multitask.data.sources import SPLITS, FileSource, Source
+from hf_multitask.arguments import SPLITS
+from hf_multitask.data.sources import FileSource, Source
 from hf_multitask.hub.publisher import RECIPE_NAME
 from hf_multitask.recipe import Recipe, RecipeParser
 from hf_multitask.training.arguments import MultiTaskTrainingArguments

@@ -8,6 +8,7 @@ folders or Hub ids; they are compared on the tasks that both have, by default on
 one's run saved in its folder.
 """
 
+import argparse
 import logging
 import sys
 from pathlib import Path
@@ -15,16 +16,26 @@ from pathlib import Path
 # Python puts a script's folder first on its path, where evaluate.py would hide the library of that name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from accelerate import PartialState
-
-from hf_multitask.data.sources import SPLITS
-from hf_multitask.evaluation.summary import comparison_table
-from hf_multitask.evaluation.uncertainty import compare
-from hf_multitask.recipe import RecipeParser, refusals
-from hf_multitask.saved_recipe import default_to_saved_recipe
-from hf_multitask.scoring import Scored, score_model
+from hf_multitask.arguments import SPLITS
+from hf_multitask.command_line import answer_at_once, refusals
 
 DEFAULT_CONFIG = Path(__file__).parent / "quickstart.yaml"
+FLAGS = argparse.ArgumentParser(add_help=False)
+# Not nargs=2: the recipe's YAML is parsed by the same parser, and names none.
+FLAGS.add_argument("models", nargs="*", metavar="MODEL", help="Folder or Hub id of a model; two of them.")
+FLAGS.add_argument("--split", default="validation", choices=SPLITS, help="The split to compare on.")
+
+if __name__ == "__main__":
+    # Before the imports that take seconds.
+    answer_at_once(__doc__, DEFAULT_CONFIG, FLAGS)
+
+from accelerate import PartialState
+
+from hf_multitask.evaluation.summary import comparison_table
+from hf_multitask.evaluation.uncertainty import compare
+from hf_multitask.recipe import RecipeParser
+from hf_multitask.saved_recipe import default_to_saved_recipe
+from hf_multitask.scoring import Scored, score_model
 
 
 def shared_tasks(first: Scored, second: Scored) -> list[str]:
@@ -45,10 +56,7 @@ def shared_tasks(first: Scored, second: Scored) -> list[str]:
 
 def main() -> None:
     with refusals():
-        parser = RecipeParser(DEFAULT_CONFIG, description=__doc__)
-        # Not nargs=2: the recipe's YAML is parsed by the same parser, and names none.
-        parser.add_argument("models", nargs="*", metavar="MODEL", help="Folder or Hub id of a model; two of them.")
-        parser.add_argument("--split", default="validation", choices=SPLITS, help="The split to compare on.")
+        parser = RecipeParser(DEFAULT_CONFIG, __doc__, FLAGS)
         default_to_saved_recipe(parser, sys.argv[1:], parser.parse_known_args(sys.argv[1:])[0].models)
         recipe = parser.parse_recipe(sys.argv[1:])
         if len(parser.extra.models) != 2:

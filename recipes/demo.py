@@ -13,6 +13,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+COMMAND_LINE = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+COMMAND_LINE.add_argument("--model", required=True, help="Folder or Hub id of the model.")
+COMMAND_LINE.add_argument("--space", type=Path, metavar="DIR", help="Write a Space there instead of opening the page.")
+COMMAND_LINE.add_argument("--host", default="127.0.0.1", help="Where to listen; 0.0.0.0 for the whole network.")
+COMMAND_LINE.add_argument("--port", type=int, help="By default the first that is free from 7860 on.")
+
+if __name__ == "__main__":
+    # Before the import that takes seconds.
+    COMMAND_LINE.parse_args()
+
 import gradio as gr
 
 _APP = '''"""The page of recipes/demo.py for {model}; its code comes with the model."""
@@ -117,14 +127,9 @@ def main() -> None:
     # Here, so that the copy in a Space needs neither.
     from transformers import pipeline
 
-    from hf_multitask.recipe import refusals
+    from hf_multitask.command_line import refusals
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="Folder or Hub id of the model.")
-    parser.add_argument("--space", type=Path, metavar="DIR", help="Write a Space there instead of opening the page.")
-    parser.add_argument("--host", default="127.0.0.1", help="Where to listen; 0.0.0.0 for the whole network.")
-    parser.add_argument("--port", type=int, help="By default the first that is free from 7860 on.")
-    args = parser.parse_args()
+    args = COMMAND_LINE.parse_args()
     with refusals():
         if args.space is not None:
             write_space(args.space, args.model)

@@ -9,6 +9,7 @@ The recipe's tasks say where the data are: that of `--config`, or the one that t
 the quickstart's. `--model` is the recipe's `output_dir` unless told otherwise.
 """
 
+import argparse
 import logging
 import sys
 from pathlib import Path
@@ -16,29 +17,36 @@ from pathlib import Path
 # Python puts a script's folder first on its path, where evaluate.py would hide the library of that name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from accelerate import PartialState
-
-from hf_multitask.data.sources import SPLITS
-from hf_multitask.evaluation.summary import results_table
-from hf_multitask.recipe import RecipeParser, refusals, writable_folder
-from hf_multitask.saved_recipe import default_to_saved_recipe
-from hf_multitask.scoring import score_model, training_history
+from hf_multitask.arguments import SPLITS
+from hf_multitask.command_line import answer_at_once, refusals, writable_folder
 
 DEFAULT_CONFIG = Path(__file__).parent / "quickstart.yaml"
+FLAGS = argparse.ArgumentParser(add_help=False)
+FLAGS.add_argument("--model", help="Folder or Hub id of the model; by default the recipe's output_dir.")
+FLAGS.add_argument("--split", default="validation", choices=SPLITS, help="The split to score.")
+FLAGS.add_argument(
+    "--report",
+    nargs="?",
+    const="",
+    metavar="DIR",
+    help="Write a report, by default to report/ in the model's folder, or report-<split>/ there.",
+)
+
+if __name__ == "__main__":
+    # Before the imports that take seconds.
+    answer_at_once(__doc__, DEFAULT_CONFIG, FLAGS)
+
+from accelerate import PartialState
+
+from hf_multitask.evaluation.summary import results_table
+from hf_multitask.recipe import RecipeParser
+from hf_multitask.saved_recipe import default_to_saved_recipe
+from hf_multitask.scoring import score_model, training_history
 
 
 def main() -> None:
     with refusals():
-        parser = RecipeParser(DEFAULT_CONFIG, description=__doc__)
-        parser.add_argument("--model", help="Folder or Hub id of the model; by default the recipe's output_dir.")
-        parser.add_argument("--split", default="validation", choices=SPLITS, help="The split to score.")
-        parser.add_argument(
-            "--report",
-            nargs="?",
-            const="",
-            metavar="DIR",
-            help="Write a report, by default to report/ in the model's folder, or report-<split>/ there.",
-        )
+        parser = RecipeParser(DEFAULT_CONFIG, __doc__, FLAGS)
         given, _ = parser.parse_known_args(sys.argv[1:])
         named = given.model or (given.output_dir if given.output_dir != parser.get_default("output_dir") else None)
         default_to_saved_recipe(parser, sys.argv[1:], [named] if named else [])

@@ -26,6 +26,30 @@ from typing import Any
 # Python puts a script's folder first on its path, where evaluate.py would hide the library of that name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
+from hf_multitask.command_line import end_quietly_when_interrupted, refusals
+
+COMMAND_LINE = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+COMMAND_LINE.add_argument("--model", required=True, help="Folder or Hub id of the model.")
+COMMAND_LINE.add_argument("--task", required=True, help="The task to predict.")
+COMMAND_LINE.add_argument("--input", default="-", help="A file, or - for standard input (jsonl).")
+COMMAND_LINE.add_argument("--output", default="-", help="A file, or - for standard output.")
+COMMAND_LINE.add_argument("--format", default="jsonl", choices=["jsonl", "course"])
+COMMAND_LINE.add_argument("--text", nargs="+", metavar="COLUMN", help="Text columns, if they are not named as usual.")
+COMMAND_LINE.add_argument("--delimiter", help="Of a csv file; 'tab' for a tab.")
+COMMAND_LINE.add_argument("--quoting", choices=["standard", "none"], help="Of a csv file; none: a quote is a letter.")
+COMMAND_LINE.add_argument("--batch_size", type=int, default=64)
+COMMAND_LINE.add_argument(
+    "--on_bad_rows",
+    default="empty",
+    choices=["empty", "error"],
+    help="Rows that cannot be predicted get an empty answer, or are refused.",
+)
+
+if __name__ == "__main__":
+    # Before the imports that take seconds.
+    end_quietly_when_interrupted()
+    COMMAND_LINE.parse_args()
+
 from datasets import disable_progress_bars
 from transformers import pipeline
 
@@ -33,7 +57,6 @@ from hf_multitask.data.loading import BadRow, listed, row_checker, text_columns
 from hf_multitask.data.sources import read_file
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.model.messages import nearest
-from hf_multitask.recipe import refusals
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +69,7 @@ _COURSE_HEADERS = {
 }
 
 
-def read_columns(path: str, delimiter: str | None) -> Mapping[str, Sequence[Any]]:
+def read_columns(path: str, delimiter: str | None, quoting: str | None = None) -> Mapping[str, Sequence[Any]]:
     """The columns of a file, or of standard input for `-`.
 
     JSON is read as it stands, so that an id which looks like a date is written as it came.
@@ -61,7 +84,7 @@ def read_columns(path: str, delimiter: str | None) -> Mapping[str, Sequence[Any]
             return _json_columns(Path(path).read_text(encoding="utf-8-sig"), path)
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
-    rows = read_file(path, "\t" if delimiter == "tab" else delimiter)
+    rows = read_file(path, "\t" if delimiter == "tab" else delimiter, quoting=quoting)
     return {column: rows[column] for column in rows.column_names}
 
 
@@ -176,30 +199,14 @@ def opened(path: str) -> Iterator[Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="Folder or Hub id of the model.")
-    parser.add_argument("--task", required=True, help="The task to predict.")
-    parser.add_argument("--input", default="-", help="A file, or - for standard input (jsonl).")
-    parser.add_argument("--output", default="-", help="A file, or - for standard output.")
-    parser.add_argument("--format", default="jsonl", choices=["jsonl", "course"])
-    parser.add_argument("--text", nargs="+", metavar="COLUMN", help="Text columns, if they are not named as usual.")
-    parser.add_argument("--delimiter", help="Of a csv file; 'tab' for a tab.")
-    parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument(
-        "--on_bad_rows",
-        default="empty",
-        choices=["empty", "error"],
-        help="Rows that cannot be predicted get an empty answer, or are refused.",
-    )
-    args = parser.parse_args()
-
+    args = COMMAND_LINE.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     disable_progress_bars()
     with refusals():
         source, target = (path if path == "-" else str(Path(path).expanduser()) for path in (args.input, args.output))
         where = "standard input" if source == "-" else source
         check_output(target)
-        columns = read_columns(source, args.delimiter)
+        columns = read_columns(source, args.delimiter, args.quoting)
         pipe: Any = pipeline("multi-task", model=args.model)  # type: ignore[call-overload]
         task = pipe.model.config.task(args.task)
         texts, problems = texts_of(columns, task, args.text, where)

@@ -38,8 +38,23 @@ from typing import Any
 # Python puts a script's folder first on its path, where evaluate.py would hide the library of that name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
+from hf_multitask.command_line import as_flags, refusals, writable_folder
+from hf_multitask.recipe_yaml import load_yaml
+
+COMMAND_LINE = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+)
+COMMAND_LINE.add_argument("sweep", type=Path, help="The sweep's YAML file.")
+COMMAND_LINE.add_argument("--output_dir", help="Each run gets a folder in it; by default, outputs/<the file's name>.")
+COMMAND_LINE.add_argument("--seeds", type=int, help="How many; by default what the file says.")
+COMMAND_LINE.add_argument("--jobs", type=int, default=1, help="Runs at a time.")
+
+if __name__ == "__main__":
+    # Before the imports that take seconds.
+    with refusals():
+        load_yaml(COMMAND_LINE.parse_known_args()[0].sweep)
+
 from hf_multitask.evaluation.seeds import latex_table, seeds_table, tidy_scores
-from hf_multitask.recipe import as_flags, load_yaml, refusals, writable_folder
 
 # A run's folder has its flags from its beginning, and a mark once it has ended well.
 FLAGS, DONE = "flags.txt", "done"
@@ -189,14 +204,7 @@ def train(name: str, folder: Path, flags: list[str], progress: Progress) -> bool
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("sweep", type=Path, help="The sweep's YAML file.")
-    parser.add_argument("--output_dir", help="Each run gets a folder in it; by default, outputs/<the file's name>.")
-    parser.add_argument("--seeds", type=int, help="How many; by default what the file says.")
-    parser.add_argument("--jobs", type=int, default=1, help="Runs at a time.")
-    args, flags = parser.parse_known_args()
+    args, flags = COMMAND_LINE.parse_known_args()
     with refusals():
         sweep = read_sweep(args.sweep)
         output_dir = writable_folder(args.output_dir or f"outputs/{args.sweep.stem}")

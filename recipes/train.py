@@ -16,6 +16,14 @@ from pathlib import Path
 # Python puts a script's folder first on its path, where evaluate.py would hide the library of that name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
+from hf_multitask.command_line import answer_at_once, refusals, writable_folder
+
+DEFAULT_CONFIG = Path(__file__).parent / "quickstart.yaml"
+
+if __name__ == "__main__":
+    # Before the imports that take seconds.
+    answer_at_once(__doc__, DEFAULT_CONFIG)
+
 from safetensors import SafetensorError
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
@@ -27,7 +35,7 @@ from hf_multitask.data.streaming import StreamError
 from hf_multitask.evaluation.summary import results_table
 from hf_multitask.hub.card import RunFacts
 from hf_multitask.hub.checkpoints import check_same_tasks, find_checkpoint, steps_made
-from hf_multitask.recipe import Recipe, RecipeParser, refusals, writable_folder
+from hf_multitask.recipe import Recipe, RecipeParser
 from hf_multitask.saved_recipe import save_recipe
 from hf_multitask.scoring import score, trivial_scores
 from hf_multitask.training.callbacks import GracefulStop
@@ -35,8 +43,7 @@ from hf_multitask.training.checkpoints import RunRefusedError
 from hf_multitask.training.trainer import MultiTaskTrainer
 
 # What is left to go wrong with good input.
-FAILURES = (FloatingPointError, OSError, SafetensorError, StreamError, RunRefusedError)
-DEFAULT_CONFIG = Path(__file__).parent / "quickstart.yaml"
+FAILURES = (FloatingPointError, ImportError, OSError, SafetensorError, StreamError, RunRefusedError)
 
 
 def run_facts(recipe: Recipe, data: PreparedData) -> RunFacts:

@@ -34,6 +34,22 @@ from typing import Any
 # Python puts a script's folder first on its path, where evaluate.py would hide the library of that name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
+from hf_multitask.command_line import as_flags, refusals, writable_folder
+from hf_multitask.recipe_yaml import load_yaml
+
+COMMAND_LINE = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+)
+COMMAND_LINE.add_argument("search", type=Path, help="The search's YAML file.")
+COMMAND_LINE.add_argument("--output_dir", help="Where the study is kept; by default, outputs/<the file's name>.")
+COMMAND_LINE.add_argument("--trials", type=int, help="How many; by default what the file says.")
+COMMAND_LINE.add_argument("--sampler_seed", type=int, default=0, help="Of the search; a trial's own is the recipe's.")
+
+if __name__ == "__main__":
+    # Before the imports that take seconds.
+    with refusals():
+        load_yaml(COMMAND_LINE.parse_known_args()[0].search)
+
 import optuna
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
@@ -41,7 +57,7 @@ from transformers import TrainerCallback
 
 from hf_multitask.building import build_trainer
 from hf_multitask.model.messages import refuse_unknown_keys
-from hf_multitask.recipe import RecipeParser, as_flags, load_yaml, refusals, writable_folder
+from hf_multitask.recipe import RecipeParser
 
 KEYS = ["recipe", "trials", "metric", "every_trial", "space"]
 RANGE = ["low", "high", "log", "step"]
@@ -222,14 +238,7 @@ def write_results(study: optuna.Study, search: Search, output_dir: Path, flags: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("search", type=Path, help="The search's YAML file.")
-    parser.add_argument("--output_dir", help="Where the study is kept; by default, outputs/<the file's name>.")
-    parser.add_argument("--trials", type=int, help="How many; by default what the file says.")
-    parser.add_argument("--sampler_seed", type=int, default=0, help="Of the search; a trial's own is the recipe's.")
-    args, flags = parser.parse_known_args()
+    args, flags = COMMAND_LINE.parse_known_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with refusals():
         search = read_search(args.search)

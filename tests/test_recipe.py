@@ -1,13 +1,10 @@
 import re
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hf_multitask.data.sources import FileSource, HubSource
-from hf_multitask.recipe import Recipe, RecipeParser, refusals, writable_folder
+from hf_multitask.recipe import Recipe, RecipeParser
 from hf_multitask.training.proximal import ProximalArguments
 from hf_multitask.training.smart import SmartArguments
 
@@ -179,29 +176,6 @@ def test_every_recipe_of_the_repository_parses(path: Path, flags: list[str], tmp
     assert len(recipe.tasks) in (1, 3, 8)
 
 
-def test_a_refusal_is_one_line_and_status_two(capsys: Any) -> None:
-    with pytest.raises(SystemExit) as exit_, refusals():
-        raise ValueError("this\nis wrong.")
-    assert exit_.value.code == 2
-    assert capsys.readouterr().err == "error: this is wrong.\n"
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"output_dir .*file/out cannot be written"):
-        writable_folder(str(tmp_path / "file" / "out"))
-    assert writable_folder(str(tmp_path / "new" / "out")).is_dir()
-    assert not list((tmp_path / "new" / "out").iterdir())
-
-
-def test_help_lists_our_flags_among_transformers() -> None:
-    script = ROOT / "recipes" / "train.py"
-    run = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, cwd=ROOT)
-    assert run.returncode == 0
-    assert "--head_learning_rate" in run.stdout
-    assert "--gradient_accumulation_steps" in run.stdout
-
-
 def test_a_task_of_an_extended_recipe_is_left_out_by_null(parse, tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(BASE)
     assert list(parse("extends: base.yaml\ntasks: {sts: null}\n").tasks) == ["sst"]
@@ -259,3 +233,11 @@ def test_an_empty_list_is_said_as_such(parse) -> None:
     assert parse(BASE + "report_to: []\nlanguage: []\n").training.report_to == []
     with pytest.raises(ValueError, match="unknown"):
         parse(BASE + "tags: []\n")
+
+
+@pytest.mark.parametrize("key", ["max_length", "max_eval_rows"])
+@pytest.mark.parametrize("value", ["0", "-3"])
+def test_a_number_of_rows_or_tokens_is_at_least_one(parse, key: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"{key} must be at least 1, not {value}"):
+        parse(BASE, f"--{key}", value)
+    assert getattr(parse(BASE, f"--{key}", "1").data, key) == 1

@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Value
 
+from hf_multitask.arguments import OnBadRows
 from hf_multitask.data.labels import LabelReader
-from hf_multitask.data.sources import OnBadRows, Source
+from hf_multitask.data.sources import Source
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.model.messages import nearest
 
@@ -44,6 +45,7 @@ class SplitReport:
         truncated: How many were cut to the longest input; of a streamed split, of those that this process trained on in
             its first pass.
         more_dropped: How many more could not be used.
+        not_evaluated: How many usable rows `max_eval_rows` left out.
         labels_by_name: How many labels of usable rows were read by name, number or score, or as `label_map` says.
         labels_by_id: How many were read as class ids.
     """
@@ -54,6 +56,7 @@ class SplitReport:
     also_in_train: int | None = 0
     truncated: int = 0
     more_dropped: int = 0
+    not_evaluated: int = 0
     labels_by_name: int = 0
     labels_by_id: int = 0
 

@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
+from hf_multitask.arguments import OnBadRows
 from hf_multitask.data.dataset import MultiTaskDataset
 from hf_multitask.data.loading import (
-    OnBadRows,
     SplitReport,
     check_rows,
     count_overlap,
@@ -48,6 +48,7 @@ def prepare(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     on_bad_rows: OnBadRows = "error",
+    max_eval_rows: int | None = None,
 ) -> PreparedData:
     """Loads, checks and tokenizes splits of all tasks.
 
@@ -58,6 +59,7 @@ def prepare(
             counted, reported and logged.
         tokenizer, max_length: As for [`tokenize`].
         on_bad_rows: As for [`load_split`].
+        max_eval_rows: Most rows of a split other than `train`, evenly over it and in its order; None: all.
 
     Raises:
         ValueError: As for [`load_split`].
@@ -73,6 +75,9 @@ def prepare(
                 prepared.reports.setdefault(split, {})[name] = stream.report
                 continue
             rows, report = load_split(name, task, sources[name], split, on_bad_rows)
+            if split != "train" and max_eval_rows is not None and rows.num_rows > max_eval_rows:
+                report.not_evaluated = rows.num_rows - max_eval_rows
+                rows = rows.select([i * rows.num_rows // max_eval_rows for i in range(max_eval_rows)])
             if split == "train":
                 train = rows
             elif "train" in splits:
@@ -184,7 +189,9 @@ def _prepare_stream(
 
 
 def _log(name: str, report: SplitReport, max_length: int) -> None:
-    logger.info("task %r: %s: %d rows.", name, report.source, (report.rows or 0) - report.all_dropped)
+    usable = (report.rows or 0) - report.all_dropped
+    chosen = f", of which {usable - report.not_evaluated} are evaluated" if report.not_evaluated else ""
+    logger.info("task %r: %s: %d rows%s.", name, report.source, usable, chosen)
     if report.also_in_train:
         logger.warning("task %r: %d rows of %s stand in train too.", name, report.also_in_train, report.source)
     if report.truncated:

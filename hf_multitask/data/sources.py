@@ -10,22 +10,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import pyarrow.compute as pc
 from datasets import Dataset, Features, IterableDataset, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
+from hf_multitask.arguments import SPLITS, OnBadRows
 from hf_multitask.model.messages import first_line, nearest, refuse_unknown_keys
 from hf_multitask.recipe_yaml import as_boolean
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
 # Of a file that is streamed since it is large.
 _PEEKED_LINES = 1000
-OnBadRows = Literal["error", "drop"]
 _QUOTING = {None: csv.QUOTE_MINIMAL, "standard": csv.QUOTE_MINIMAL, "none": csv.QUOTE_NONE}
 _DELIMITERS = {"\t": "tabs", ";": "semicolons", ",": "commas", "|": "bars"}
 _KINDS: dict[Any, str] = {str: "text", str | None: "text", bool: "true or false"}

@@ -11,14 +11,8 @@ from datasets import IterableDataset
 from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 
-from hf_multitask.data.loading import (
-    BadRow,
-    OnBadRows,
-    SplitReport,
-    row_checker,
-    standard_columns,
-    text_columns,
-)
+from hf_multitask.arguments import OnBadRows
+from hf_multitask.data.loading import BadRow, SplitReport, row_checker, standard_columns, text_columns
 from hf_multitask.data.sources import Source
 from hf_multitask.data.tokenization import batch_tokenizer
 from hf_multitask.model.configuration_mtbert import TaskConfig

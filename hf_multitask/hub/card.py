@@ -186,6 +186,8 @@ def _limits(facts: RunFacts, config: MultiTaskBertConfig, metrics: Metrics) -> I
                 yield f"`{name}`: {report.also_in_train} of {report.rows} {split} rows stand in train too."
             if report.all_dropped:
                 yield f"`{name}`: {report.all_dropped} of {report.rows} {split} rows could not be used."
+            if report.not_evaluated:
+                yield f"`{name}`: {report.not_evaluated} of {report.rows} {split} rows were left out of the evaluation."
 
 
 def _hyperparameters(args: TrainingArguments) -> dict[str, Any]:

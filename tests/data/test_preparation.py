@@ -43,3 +43,26 @@ def test_tokens_are_the_tokenizers(tokenizer: Any, pair_encoding: str) -> None:
             assert "token_type_ids" not in row
         assert row["label"] == texts["label"]
         assert not row["truncated"]
+
+
+def test_no_more_rows_are_evaluated_than_asked_for_and_all_are_checked(
+    tmp_path: Path, tokenizer: Any, caplog: Any
+) -> None:
+    caplog.set_level("INFO")
+    lines = [f"film {i},{'good' if i < 5 else 'bad'}" for i in range(10)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *lines]))
+    (tmp_path / "dev.csv").write_text("\n".join(["text,label", *lines, ",good"]))
+    source = FileSource(text="text", train="train.csv", validation="dev.csv", data_dir=str(tmp_path))
+    arguments = ({"mood": MOOD}, {"mood": source}, ["train", "validation"], tokenizer, 6, "drop")
+    prepared = prepare(*arguments, max_eval_rows=4)
+    # Over the whole file, in its order: one that is sorted by label keeps both.
+    assert prepared.texts["validation"]["mood"]["sentence"][:] == ["film 0", "film 2", "film 5", "film 7"]
+    assert prepared.rows["validation"]["mood"].num_rows == 4
+    assert prepared.rows["train"]["mood"].num_rows == 10
+    dev = prepared.reports["validation"]["mood"]
+    assert (dev.rows, len(dev.dropped), dev.not_evaluated, dev.also_in_train) == (11, 1, 6, 4)
+    assert "dev.csv: 10 rows, of which 4 are evaluated." in caplog.text
+    for enough in (10, 50, None):
+        prepared = prepare(*arguments, max_eval_rows=enough)
+        assert prepared.rows["validation"]["mood"].num_rows == 10
+        assert prepared.reports["validation"]["mood"].not_evaluated == 0

@@ -19,6 +19,7 @@ from hf_multitask import (
     MultiTaskTrainingArguments,
     TaskConfig,
 )
+from hf_multitask.data.loading import BadRow, SplitReport
 from hf_multitask.hub import upload
 from hf_multitask.hub.card import RunFacts, build_card
 from hf_multitask.hub.checkpoints import fetch_checkpoint
@@ -292,6 +293,23 @@ def test_labels_do_not_break_the_cards_tables(make_trainer: Any) -> None:
         parameters=1,
     )
     assert r"| odd | single_label_classification | one text | a\|b, &lt;i>, 好 |" in str(card)
+
+
+def test_the_card_says_what_became_of_the_rows(make_trainer: Any) -> None:
+    trainer = make_trainer(push_to_hub=False, max_steps=1)
+    odd = SplitReport("dev.csv", 20, [BadRow(3, "is blank.")], also_in_train=2, truncated=4, not_evaluated=9)
+    usual = SplitReport("train.csv", 20)
+    trainer.run_facts = RunFacts(reports={"train": {"sst": usual}, "validation": {"sst": odd}})
+    trainer.create_model_card()
+    said = re.findall(
+        r"^- `sst`: (\d+) of 20 (\w+) rows (.*)$", (Path(trainer.args.output_dir) / "README.md").read_text(), re.M
+    )
+    assert said == [
+        ("4", "validation", "were cut to the longest input."),
+        ("2", "validation", "stand in train too."),
+        ("1", "validation", "could not be used."),
+        ("9", "validation", "were left out of the evaluation."),
+    ]
 
 
 def test_the_card_says_nothing_that_says_nothing_and_its_tags_snippet_runs(make_trainer: Any) -> None:

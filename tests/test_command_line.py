@@ -1,0 +1,128 @@
+"""What the scripts answer and refuse before they import what takes seconds."""
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_multitask.arguments import (
+    CardArguments,
+    DataArguments,
+    ModelArguments,
+    MultiTaskArguments,
+    ReportArguments,
+)
+from hf_multitask.command_line import refusals, writable_folder
+from tests.conftest import ROOT
+
+# Runs a script as Python would, and says at its end whether torch was imported.
+_RUN = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    print("torch" in sys.modules or "datasets" in sys.modules, file=sys.stderr)
+"""
+OWN = (ModelArguments, DataArguments, CardArguments, ReportArguments, MultiTaskArguments)
+
+
+def at_once(script: str, *words: str) -> tuple[int, str, str]:
+    """Runs a script that must not import torch; gives its status and what it printed."""
+    command = [sys.executable, "-c", _RUN, str(ROOT / "recipes" / script), *words]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    *errors, has_torch = run.stderr.splitlines()
+    assert has_torch == "False", run.stderr
+    return run.returncode, run.stdout, "\n".join(errors)
+
+
+@pytest.mark.parametrize(
+    "script", ["train.py", "evaluate.py", "compare.py", "predict.py", "sweep.py", "tune.py", "demo.py"]
+)
+def test_help_needs_no_torch(script: str) -> None:
+    status, printed, errors = at_once(script, "--help")
+    assert (status, errors) == (0, "")
+    assert printed.startswith(f"usage: {script}")
+
+
+@pytest.mark.parametrize(("script", "own"), [("train.py", None), ("evaluate.py", "--report"), ("compare.py", "MODEL")])
+def test_help_has_the_flags_of_this_package_and_says_how_to_see_the_others(script: str, own: str | None) -> None:
+    _, printed, _ = at_once(script, "-h")
+    for key in (key for owner in OWN for key in fields(owner)):
+        assert f"--{key.name} " in printed
+    assert own is None or own in printed
+    assert "--gradient_accumulation_steps" not in printed
+    assert "`--help all`" in printed
+
+
+def test_help_all_has_every_flag() -> None:
+    script = str(ROOT / "recipes" / "train.py")
+    run = subprocess.run([sys.executable, script, "--help", "all"], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0
+    assert "--head_learning_rate" in run.stdout
+    assert "--gradient_accumulation_steps" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "error"),
+    [
+        ("train.py", ["--config", "nothere.yaml"], "recipe nothere.yaml is not there."),
+        ("train.py", ["--learning_rate", "1", "--config=nothere.yaml"], "recipe nothere.yaml is not there."),
+        ("evaluate.py", ["--model", "x", "--config", "recipes"], "recipe recipes is a folder, not a file."),
+        ("compare.py", ["a", "b", "--config", "README.md"], "recipe README.md is not valid YAML"),
+        ("sweep.py", ["nothere.yaml"], "recipe nothere.yaml is not there."),
+        ("tune.py", ["nothere.yaml", "--max_steps", "3"], "recipe nothere.yaml is not there."),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_at_once(script: str, words: list[str], error: str) -> None:
+    status, printed, errors = at_once(script, *words)
+    assert (status, printed) == (2, "")
+    assert errors.startswith(f"error: {error}")
+    assert "\n" not in errors
+
+
+def test_a_recipe_that_another_extends_is_looked_at_too(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("extends: base.yaml\n")
+    status, _, errors = at_once("train.py", "--config", str(tmp_path / "mine.yaml"))
+    assert (status, errors) == (2, f"error: recipe {tmp_path / 'base.yaml'} is not there.")
+
+
+@pytest.mark.parametrize(
+    "words", [["predict.py", "--model", "x"], ["sweep.py"], ["demo.py"]], ids=lambda words: words[0]
+)
+def test_a_flag_that_is_missing_is_named_at_once(words: list[str]) -> None:
+    status, _, errors = at_once(*words)
+    assert status == 2
+    assert "the following arguments are required" in errors
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2.5])
+def test_interrupted_before_there_is_anything_to_save_a_script_ends_without_a_traceback(seconds: float) -> None:
+    command = [sys.executable, str(ROOT / "recipes" / "predict.py"), "--model", "x", "--task", "y"]
+    # It waits for standard input, if it comes so far.
+    run = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(seconds)
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == -signal.SIGINT
+    assert "Traceback" not in errors
+
+
+def test_a_refusal_is_one_line_and_status_two(capsys: Any) -> None:
+    with pytest.raises(SystemExit) as exit_, refusals():
+        raise ValueError("this\nis wrong.")
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err == "error: this is wrong.\n"
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"output_dir .*file/out cannot be written"):
+        writable_folder(str(tmp_path / "file" / "out"))
+    assert writable_folder(str(tmp_path / "new" / "out")).is_dir()
+    assert not list((tmp_path / "new" / "out").iterdir())
