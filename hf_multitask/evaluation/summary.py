@@ -95,11 +95,11 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], texts: 
 
 
 def escaped(text: str) -> str:
-    """A text on one line that breaks out of no Markdown table, and is neither HTML nor a link, a picture or emphasis."""
+    """A text on one line that breaks out of no Markdown table, and is no HTML, no link, no picture and no emphasis."""
     if isinstance(text, Markdown):
         return text
     # An underscore within a word is one; at its edge it could begin emphasis.
-    line = re.sub(r"([\\|`*\[\]~]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
+    line = re.sub(r"([\\|`*\[\]~]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", " ".join(text.split()))
     return re.sub(r"&(?=#?\w+;)", "&amp;", line).replace("<", "&lt;")
 
 

@@ -52,7 +52,7 @@ def test_no_cell_of_a_markdown_table_breaks_it_or_is_read_as_html() -> None:
     shown = [r"a\|b", "&lt;b>bold&lt;/b>", "好 & bad", "two lines", r"\`code\`", r"back\\slash", "&amp;lt;", r"\\\|"]
     assert line == f"| {' | '.join(shown)} |"
     # Emphasis, links and what is struck out; an underscore within a name stays, for those who read the text as it is.
-    cells = ["*star*", "[c](d)", "_x_ a_b _", "~~no~~", Markdown("**1**")]
+    cells = ["*star*", "[c](d)", "_x_ a_b _", "__d__", "~~no~~", Markdown("**1**")]
     (*_, line) = markdown_table(cells, [cells], 1).splitlines()
-    assert line == r"| \*star\* | \[c\](d) | \_x\_ a_b \_ | \~\~no\~\~ | **1** |"
+    assert line == r"| \*star\* | \[c\](d) | \_x\_ a_b \_ | \_\_d\_\_ | \~\~no\~\~ | **1** |"
     assert markdown_table(["name|"], [], 1).splitlines()[0] == r"| name\| |"
