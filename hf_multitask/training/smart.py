@@ -116,7 +116,7 @@ class Smart:
         model: The bare model, in training mode whenever the regulariser is called.
 
     Raises:
-        ValueError: An unknown task, or a layer that the backbone does not have.
+        ValueError: An unknown task, or a backbone that has no such layer or nowhere to perturb.
 
     Example:
         >>> smart = Smart(SmartArguments(weight=1.0), model)  # doctest: +SKIP
@@ -156,7 +156,7 @@ class Smart:
             logits: The clean pass's, by task, with their graph.
             clean: What it left.
         """
-        inputs = {key: value for key, value in inputs.items() if key != "labels"}
+        recorded = inputs = {key: value for key, value in inputs.items() if key != "labels"}
         if (rows := self._chosen_rows(inputs)) is not None:
             if not rows:
                 return SmartOutput()
@@ -166,7 +166,9 @@ class Smart:
             else:
                 with self.recording() as clean:
                     logits = self._model(**inputs).logits
-        return self._regularize(inputs, logits, clean)
+                recorded = inputs
+        states = self._site.states(clean, recorded["input_ids"].shape)
+        return self._regularize(inputs, logits, clean, states, _rms(states, self._rows(recorded)))
 
     def _chosen_rows(self, inputs: Mapping[str, Any]) -> dict[str, Tensor] | None:
         """The rows that have the regulariser, by task; None where all have it."""
@@ -180,10 +182,14 @@ class Smart:
             if self.weights.get(name)
         }
 
-    def _regularize(self, inputs: dict[str, Any], logits: Mapping[str, Tensor], clean: CleanPass) -> SmartOutput:
-        assert clean.states is not None
-        states = clean.states.detach()
-        rows = _Rows(*rows_of_tokens(inputs, self._tasks), self.args)
+    def _rows(self, inputs: Mapping[str, Any]) -> "_Rows":
+        return _Rows(*rows_of_tokens(inputs, self._tasks), self.args)
+
+    def _regularize(
+        self, inputs: dict[str, Any], logits: Mapping[str, Tensor], clean: CleanPass, states: Tensor, size: Tensor
+    ) -> SmartOutput:
+        """As the call, of the chosen rows; `size` is the RMS of the clean pass's states at its tokens."""
+        rows = self._rows(inputs)
         shape = (*inputs["input_ids"].shape, states.shape[-1])
         delta = rows.real * self.args.sigma * torch.randn(shape, device=states.device)
         usable = torch.ones(rows.count, dtype=torch.bool, device=states.device)
@@ -201,12 +207,12 @@ class Smart:
         perturbed = self._logits(inputs, clean, delta)
         if self.args.dropout == "shared":
             set_random_state(after, states.device)
-        radius = _rms(delta, rows) / _rms(states, None)
+        radius = _rms(delta, rows) / size
         output = SmartOutput(radius=radius, skipped=(~usable).sum(), cosine=cosine)
         for name, ok in zip(inputs["tasks"], usable.split(list(inputs["tasks"].values())), strict=True):
             values = divergence(self._tasks[name], perturbed[name], logits[name])
             output.values[name] = values.masked_fill(~ok, 0).mean()
-        self._check_size(states, radius)
+        self._check_size(states, size, radius)
         return output
 
     def _logits(
@@ -238,7 +244,7 @@ class Smart:
         (gradient,) = torch.autograd.grad(outputs, delta, seeds)
         return gradient * rows.spread(torch.cat(scales))
 
-    def _check_size(self, states: Tensor, radius: Tensor) -> None:
+    def _check_size(self, states: Tensor, rms: Tensor, radius: Tensor) -> None:
         """Warns, once, of a perturbation that the passes' precision does not resolve."""
         if self._has_sized:
             return
@@ -246,7 +252,7 @@ class Smart:
         device = states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
         least = torch.finfo(dtype).eps
-        start = self.args.sigma / float(_rms(states, None)) if self.args.steps else 0.0
+        start = self.args.sigma / float(rms) if self.args.steps else 0.0
         for what, size, then in (
             ("sigma", start, "the ascent starts from rounding errors: raise sigma"),
             ("the perturbation", float(radius), "the regulariser sees rounding errors: raise epsilon and eta"),
@@ -326,7 +332,7 @@ def _l1_excess(values: Tensor, radius: float) -> Tensor:
     return excess[(sizes >= excess).sum() - 1].clamp_min(0)
 
 
-def _rms(values: Tensor, rows: _Rows | None) -> Tensor:
-    """Root mean square over all values, or over those of real tokens."""
-    squares = values.detach().float().square()
-    return squares.mean().sqrt() if rows is None else (squares.sum() / (rows.real.sum() * values.shape[-1])).sqrt()
+def _rms(values: Tensor, rows: _Rows) -> Tensor:
+    """Root mean square over the values of real tokens."""
+    squares = values.detach().float().square() * rows.real
+    return (squares.sum() / (rows.real.sum() * values.shape[-1])).sqrt()
