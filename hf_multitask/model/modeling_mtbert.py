@@ -1,65 +1,29 @@
 """One shared encoder, one head per task (paper section 4, figure 1)."""
 
-import inspect
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from logging import Filter, LogRecord
+from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForTextEncoding, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
-from transformers.utils import SAFE_WEIGHTS_NAME, logging
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import logging
+from transformers.utils.generic import can_return_tuple
 
 from .configuration_mtbert import MultiTaskBertConfig, TaskConfig, read_backbone_config
+from .encoder import EncoderArguments, encoder_class
 from .heads import build_head, task_loss
+from .outputs import MultiTaskOutput, TaskOutput
 from .packing import can_pack, encode_packed, pad, unpack
 from .pooling import pool
+from .weights import LAYER, check_loaded, refused_weights, without_report
 
 logger = logging.get_logger(__name__)
 
-
-@dataclass
-class TaskOutput(ModelOutput):
-    """Output for one task.
-
-    Args:
-        loss: The task's loss times its weight, a scalar, if labels were given.
-        logits: [B, C] class logits, or [B]: one binary logit, or one score within the range, per row.
-        embeddings: Pooled embeddings, [S, H], in the order of the sequences.
-        hidden_states, attentions: The encoder's, if asked for.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    embeddings: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-
-
-@dataclass
-class MultiTaskOutput(ModelOutput):
-    """Output for a batch of several tasks.
-
-    Args:
-        loss: Sum over the tasks of weight times loss, a scalar, if labels were given (section 4.2).
-        losses: Each task's own mean loss, unweighted, by name.
-        logits: Each task's logits or scores, by name, shaped as in [`TaskOutput`].
-        embeddings: Pooled embeddings, [S, H], in the order of the sequences.
-        hidden_states, attentions: The encoder's, if asked for.
-    """
-
-    loss: Tensor | None = None
-    losses: dict[str, Tensor] | None = None
-    logits: dict[str, Tensor] | None = None
-    embeddings: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
+# Of torch's allocations on a CPU, in bytes.
+_ALIGNMENT = 64
 
 
 class MultiTaskBertModel(PreTrainedModel):
@@ -92,9 +56,10 @@ class MultiTaskBertModel(PreTrainedModel):
     def __init__(self, config: MultiTaskBertConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         if backbone is None:
-            auto, options = _encoder_class(config.encoder_config)
+            auto, options = encoder_class(config.encoder_config)
             backbone = auto.from_config(config.encoder_config, **options)
         self.backbone = backbone
+        self._arguments = EncoderArguments(backbone, own=list(signature(MultiTaskBertModel.forward).parameters)[1:-1])
         self.heads = nn.ModuleDict({name: build_head(config.hidden_size, task) for name, task in config.tasks.items()})
         self.post_init()
 
@@ -140,12 +105,12 @@ class MultiTaskBertModel(PreTrainedModel):
         config = MultiTaskBertConfig.on_backbone(start, tasks=tasks, pooling=pooling)
         if isinstance(start, MultiTaskBertConfig):
             return cls._going_on(config, cls.from_pretrained(name_or_path, dtype=dtype, **kwargs))
-        auto, options = _encoder_class(config.encoder_config)
+        auto, options = encoder_class(config.encoder_config)
         kwargs |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
-        with _refused_weights(name_or_path), _without_report():
+        with refused_weights(name_or_path), without_report():
             backbone, info = auto.from_pretrained(name_or_path, dtype=dtype, **options, **kwargs)
-        _check_loaded(name_or_path, info, may_lack=())
-        if layers := sorted(key for key in info["unexpected_keys"] if _LAYER.search(key)):
+        check_loaded(name_or_path, info, may_lack=())
+        if layers := sorted(key for key in info["unexpected_keys"] if LAYER.search(key)):
             logger.warning("%s: %d weights of layers are not used, the first %s.", name_or_path, len(layers), layers[0])
         config.encoder_config = backbone.config
         return cls(config, backbone=backbone).to(backbone.dtype)
@@ -180,11 +145,11 @@ class MultiTaskBertModel(PreTrainedModel):
         """
         name, wants_info = str(pretrained_model_name_or_path), kwargs.pop("output_loading_info", False)
         kwargs |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
-        with _refused_weights(name):
+        with refused_weights(name):
             loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model, info = loaded
         own = getattr(kwargs.get("config"), "_name_or_path", name) == name
-        _check_loaded(name, info, may_lack=() if own else ("heads.",))
+        check_loaded(name, info, may_lack=() if own else ("heads.",))
         for parameter in model.heads.parameters():
             if parameter.device.type == "cpu" and parameter.data_ptr() % _ALIGNMENT:
                 parameter.data = parameter.data.clone()
@@ -232,6 +197,7 @@ class MultiTaskBertModel(PreTrainedModel):
         """Leaves only the heads to train: the paper's "last layers" setting (section 4.5)."""
         self.backbone.requires_grad_(False)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -257,26 +223,31 @@ class MultiTaskBertModel(PreTrainedModel):
             tasks: Or the number of rows of each of several tasks, in the order of the sequences.
             labels: For `task`, [B]; for `tasks`, such a tensor by name. Class ids (int64) or scores (float).
             packing: From [`pack`], if all sequences stand in one row, [1, T] in place of [S, L]. Outputs are the same.
-            kwargs: For the encoder: `output_hidden_states`, `output_attentions`.
+            kwargs: For the encoder, whatever its forward takes: `output_hidden_states`, `output_attentions`, ... Those
+                two and `return_dict` are by default what the config says.
 
         Returns:
             Without a task, the encoder's output with `pooler_output` = the pooled embeddings, [S, H]. For `task`, a
-            [`TaskOutput`]; for `tasks`, a [`MultiTaskOutput`].
+            [`TaskOutput`]; for `tasks`, a [`MultiTaskOutput`]. With `return_dict=False`, a tuple of what is there.
 
         Raises:
-            ValueError: An unknown task, or sequences that do not fit the tasks' rows.
+            ValueError: An unknown task, sequences that do not fit the tasks' rows, labels without a task, or an input
+                that the encoder does not read.
+            TypeError: A keyword that neither the model nor its encoder takes.
         """
+        keywords = self._arguments.keywords(kwargs, self.config)
         if task is not None and tasks is not None:
             raise ValueError("give task (one name) or tasks (rows by name), not both.")
+        if labels is not None and task is None and tasks is None:
+            raise ValueError("labels need a task (one name) or tasks (rows by name).")
         optional = {
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
             "position_ids": position_ids,
             "inputs_embeds": inputs_embeds,
         }
-        # Encoders differ in what they accept (DistilBERT has no token types), so only what is there is passed on.
-        given = {name: value for name, value in optional.items() if value is not None}
-        if packing is not None and kwargs.get("output_attentions"):
+        given = self._arguments.inputs({name: value for name, value in optional.items() if value is not None})
+        if packing is not None and keywords.get("output_attentions"):
             # Weights of packed attention are computed nowhere: the row is read as padded sequences.
             fill = {"input_ids": self.config.encoder_config.pad_token_id}
             given = {name: pad(value, packing, fill.get(name)) for name, value in given.items()}
@@ -284,16 +255,20 @@ class MultiTaskBertModel(PreTrainedModel):
             given["attention_mask"], packing = packing["mask"].long(), None
             attention_mask = given["attention_mask"]
         if packing is not None:
-            encoded = encode_packed(self.backbone, packing, input_ids=input_ids, **given, **kwargs)
+            encoded = encode_packed(self.backbone, packing, input_ids=input_ids, **given, **keywords)
             hidden, attention_mask = unpack(encoded.last_hidden_state, packing), packing["mask"]
         else:
-            encoded = self.backbone(input_ids, **given, **kwargs)
+            encoded = self.backbone(input_ids, **given, **keywords)
             hidden = encoded.get("last_hidden_state")
             if hidden is None:
                 raise ValueError(f"a {self.backbone.config.model_type} backbone gives no states of tokens.")
         if attention_mask is None:
             attention_mask = hidden.new_ones(hidden.shape[:2], dtype=torch.long)
-        extra = {"hidden_states": encoded.get("hidden_states"), "attentions": encoded.get("attentions")}
+        states = encoded.get("hidden_states")
+        if packing is not None and states is not None:
+            # Of layers that the caller did not choose, transformers gives None.
+            states = tuple(None if state is None else unpack(state, packing) for state in states)
+        extra = {"hidden_states": states, "attentions": encoded.get("attentions")}
 
         if tasks is not None:
             return MultiTaskOutput(**self._apply_heads(hidden, attention_mask, tasks, labels), **extra)
@@ -326,72 +301,6 @@ class MultiTaskBertModel(PreTrainedModel):
         if sum(counts.values()) != total or not all(counts.values()):
             raise ValueError(f"{total} sequences do not fit the tasks' rows {dict(tasks)}, which read {counts}.")
         return list(counts.values())
-
-
-# A weight of an encoder's layer; those of heads and poolers, which most checkpoints have, are no news.
-_LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.\d+\.")
-# Of torch's allocations on a CPU, in bytes.
-_ALIGNMENT = 64
-
-
-@contextmanager
-def _refused_weights(name: str) -> Iterator[None]:
-    """Says in a sentence why weights cannot be loaded."""
-    try:
-        yield
-    except SafetensorError as error:
-        raise OSError(f"{name}: its safetensors file is damaged or not whole: {error}.") from error
-    except OSError as error:
-        if SAFE_WEIGHTS_NAME not in str(error):
-            raise
-        raise OSError(
-            f"{name} has no {SAFE_WEIGHTS_NAME}; weights in any other format are not read, since a pickle can run code."
-        ) from error
-
-
-@contextmanager
-def _without_report() -> Iterator[None]:
-    """Without transformers' table of keys that were not used or not there: what of it matters is raised or logged."""
-    reporter = logging.get_logger("transformers.modeling_utils")
-    without = _NoReport()
-    reporter.addFilter(without)
-    try:
-        yield
-    finally:
-        reporter.removeFilter(without)
-
-
-class _NoReport(Filter):
-    def filter(self, record: LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage()
-
-
-def _check_loaded(name: str, info: Mapping[str, Any], may_lack: tuple[str, ...]) -> None:
-    """Raises an `OSError` if weights are absent or have a wrong shape; a pooler's, which nothing reads, may be."""
-    if mismatched := sorted(info["mismatched_keys"]):
-        key, there, wanted = mismatched[0]
-        raise OSError(f"{name}: {key} has the shape {list(there)}, and the config asks for {list(wanted)}.")
-    missing = sorted(
-        key for key in info["missing_keys"] if not key.startswith(may_lack) and "pooler" not in key.split(".")
-    )
-    if missing:
-        raise OSError(f"{name}: the weights lack {len(missing)} that the config asks for, the first {missing[0]}.")
-
-
-# Encoder-decoders whose encoder is a model of its own; their configuration says that it is no encoder-decoder.
-_WITH_DECODER = ("t5", "mt5", "umt5")
-
-
-def _encoder_class(encoder_config: PreTrainedConfig) -> tuple[Any, dict[str, bool]]:
-    """The Auto class that builds an encoder, and the argument that leaves out its pooler, where it takes one."""
-    auto: Any = AutoModelForTextEncoding if encoder_config.model_type in _WITH_DECODER else AutoModel
-    classes: Any = auto._model_mapping.get(type(encoder_config), None)
-    if isinstance(classes, tuple):
-        # Funnel's two: the first gives a state per token. Without a name to choose by, transformers iterates None.
-        encoder_config.architectures = encoder_config.architectures or [classes[0].__name__]
-        classes = classes[0]
-    takes_it = classes is not None and "add_pooling_layer" in inspect.signature(classes).parameters
-    return auto, {"add_pooling_layer": False} if takes_it else {}
 
 
 MultiTaskBertModel.register_for_auto_class("AutoModel")

@@ -271,7 +271,7 @@ class MultiTaskPipeline(Pipeline):
         poolings = {config.pooling, *(config.pooling_of(name) for name in inputs["plan"])}
         parts: dict[str, list[Tensor]] = {pooling: [] for pooling in poolings}
         for batch in inputs["batches"]:
-            output = self.model(**batch)
+            output = self.model(**batch, return_dict=True)
             mask = batch["packing"]["mask"] if "packing" in batch else batch["attention_mask"]
             for pooling in poolings:
                 own = pooling == config.pooling
