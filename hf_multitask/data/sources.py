@@ -8,11 +8,13 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, IterableDataset, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
@@ -105,8 +107,8 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def stream(self, split: str) -> IterableDataset:
-        """The same rows, read one by one."""
+    def stream(self, split: str, on_bad_rows: OnBadRows = "error") -> IterableDataset:
+        """The same rows, read one by one; what [`load`] refuses, reading refuses when it comes there."""
 
 
 @dataclass
@@ -137,13 +139,22 @@ class FileSource(Source):
     def load(self, split: str, on_bad_rows: OnBadRows = "error") -> Dataset:
         path = self.describe(split)
         rows = read_file(path, self.delimiter, quoting=self.quoting)
-        # Who names the quoting has looked.
-        if self.quoting is None and _READERS[Path(path).suffix.lower()] == "csv":
-            _check_swallowed_rows(rows, path, _delimiter(Path(path), self.delimiter), on_bad_rows)
+        if self._may_swallow_rows(path):
+            _check_swallowed_rows(rows.data.table, 0, path, _delimiter(Path(path), self.delimiter), on_bad_rows)
         return rows
 
-    def stream(self, split: str) -> IterableDataset:
-        return read_file(self.describe(split), self.delimiter, streaming=True, quoting=self.quoting)
+    def stream(self, split: str, on_bad_rows: OnBadRows = "error") -> IterableDataset:
+        path = self.describe(split)
+        rows = read_file(path, self.delimiter, streaming=True, quoting=self.quoting)
+        if not self._may_swallow_rows(path):
+            return rows
+        delimiter = _delimiter(Path(path), self.delimiter)
+        check = partial(_check_batch, path=path, delimiter=delimiter, on_bad_rows=on_bad_rows)
+        return rows.map(check, batched=True, with_indices=True, features=rows.features)
+
+    def _may_swallow_rows(self, path: str) -> bool:
+        # Who names the quoting has looked.
+        return self.quoting is None and _READERS[Path(path).suffix.lower()] == "csv"
 
 
 @dataclass
@@ -177,7 +188,7 @@ class HubSource(Source):
         stream = self.stream(split)
         return Dataset.from_list(list(stream), features=stream.features)
 
-    def stream(self, split: str) -> IterableDataset:
+    def stream(self, split: str, on_bad_rows: OnBadRows = "error") -> IterableDataset:
         return self._read(split, streaming=True)
 
     def _read(self, split: str, **options: Any) -> Any:
@@ -272,16 +283,31 @@ def _check_json(file: Path, lines_to_check: int | None) -> None:
                 raise ValueError(f"line {number} is null, not an object.")
 
 
-def _check_swallowed_rows(rows: Dataset, path: str, delimiter: str, on_bad_rows: OnBadRows) -> None:
-    """A quote that is not closed where it should be makes the rows up to the next quote one text."""
+def _check_batch(
+    batch: dict[str, list[Any]], indices: list[int], *, path: str, delimiter: str, on_bad_rows: OnBadRows
+) -> dict[str, list[Any]]:
+    _check_swallowed_rows(pa.table(batch), indices[0], path, delimiter, on_bad_rows)
+    return batch
+
+
+def _check_swallowed_rows(rows: pa.Table, start: int, path: str, delimiter: str, on_bad_rows: OnBadRows) -> None:
+    """A quote that is not closed where it should be makes the rows up to the next quote one text.
+
+    Args:
+        rows: A file's, all as text.
+        start: How many rows of the file stand before these.
+        path, delimiter: The file and what separates its cells.
+        on_bad_rows: `error` refuses such a text, `drop` warns of it.
+    """
     cells = len(rows.column_names) - 1
     cell = rf"[^\n{re.escape(delimiter)}]*"
     whole_line = rf"(?:^|\n)(?:{cell}{re.escape(delimiter)}){{{cells}}}{cell}\n"
     for column in rows.column_names if cells else ():
-        found = pc.indices_nonzero(pc.match_substring_regex(rows.data.column(column), whole_line))
+        found = pc.indices_nonzero(pc.match_substring_regex(rows.column(column), whole_line))
         if len(found):
+            row = start + found[0].as_py() + 1
             message = (
-                f"{path}: in {len(found)} row(s), the first of them row {found[0].as_py() + 1}, column {column!r} "
+                f"{path}: in {len(found)} row(s), the first of them row {row}, column {column!r} "
                 "spans lines that look like rows of their own: set quoting: none if quotes are plain characters in "
                 "this file, or quoting: standard if such texts are meant."
             )

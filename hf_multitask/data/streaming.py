@@ -217,7 +217,7 @@ def load_stream(
     """
     try:
         where = source.describe(split)
-        stream = source.stream(split)
+        stream = source.stream(split, on_bad_rows)
         with _readable(where):
             there = column_names(stream)
         if not there:

@@ -120,9 +120,12 @@ def test_a_quote_that_closes_too_late_is_a_bad_row(tmp_path: Path, caplog: Any, 
     message = f"{name}: in 1 row(s), the first of them row 2, column 'sentence' spans lines that look like rows"
     with pytest.raises(ValueError, match=re.escape(message) + ".*set quoting: none"):
         source.load("train")
-    assert source.load("train", "drop").num_rows == 2
-    assert message in caplog.text
-    caplog.clear()
+    with pytest.raises(ValueError, match=re.escape(message) + ".*set quoting: none"):
+        list(source.stream("train"))
+    for rows in (source.load("train", "drop"), source.stream("train", "drop")):
+        assert len(list(rows)) == 2
+        assert message in caplog.text
+        caplog.clear()
     assert FileSource(train=name, data_dir=str(tmp_path), quoting="standard").load("train").num_rows == 2
     plain = FileSource(train=name, data_dir=str(tmp_path), quoting="none")
     assert plain.load("train").num_rows == len(list(plain.stream("train"))) == len(lines) - 1
@@ -201,3 +204,11 @@ def test_what_chains_file_systems_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a::b.csv").write_text("text\na\n")
     with pytest.raises(ValueError, match="'::' in a path chains file systems"):
         read_file(str(tmp_path / "a::b.csv"))
+
+
+def test_a_stream_counts_rows_from_the_files_beginning(tmp_path: Path) -> None:
+    lines = ["sentence\tlabel", *(f"film {i}\t1" for i in range(2500)), '"a\t1', "b\t0", 'c"\t1']
+    (tmp_path / "t.tsv").write_text("\n".join(lines) + "\n")
+    source = FileSource(train="t.tsv", data_dir=str(tmp_path))
+    with pytest.raises(ValueError, match="the first of them row 2501, column 'sentence' spans lines"):
+        list(source.stream("train"))
