@@ -23,8 +23,9 @@ class MultiTaskTrainingArguments(MultiTaskArguments, TrainingArguments):
 
     Args:
         metric_for_best_model: `eval_final_score` unless told otherwise: the mean over tasks of accuracy or
-            (r + 1) / 2, which is computed once, after all tasks. Any `<task>_<metric>` serves; of `rmse` and losses the
-            least is the best, unless `greater_is_better` says otherwise.
+            (r + 1) / 2, which is computed once, after all tasks. Any `<task>_<metric>` serves. Of a name that ends in
+            `rmse` or `loss` the least is the best, of any other the greatest, unless `greater_is_better` says
+            otherwise, as it should of a metric of your own.
 
     Raises:
         ValueError: A value out of range, or an argument of transformers' that has no meaning for several tasks.
@@ -40,9 +41,10 @@ class MultiTaskTrainingArguments(MultiTaskArguments, TrainingArguments):
         if as_boolean(self.resume_from_checkpoint) is False:
             # On a command line and in a recipe, it is a text.
             self.resume_from_checkpoint = None
-        is_direction_given = self.greater_is_better is not None
+        # Read by the trainer, which knows whether the metric is ours.
+        self.is_direction_guessed = self.greater_is_better is None
         super().__post_init__()
-        if not is_direction_given and self.metric_for_best_model:
+        if self.is_direction_guessed and self.metric_for_best_model:
             # Trainer knows of losses alone that less is better.
             self.greater_is_better = not self.metric_for_best_model.endswith(("loss", "rmse"))
         # Without a device to copy to, torch warns at every loader that pinning does nothing.

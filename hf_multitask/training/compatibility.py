@@ -5,16 +5,25 @@ from typing import Any
 
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
+from hf_multitask.training.proximal import ProximalPoint
+from hf_multitask.training.surgery import GradientSurgery
+from hf_multitask.training.weighting import LossWeighting
 
+# Why no trainer makes its model anew.
+_KEPT_MODEL = "methods such as SMART hold the model that they began with"
 # By argument of the trainer: why it is refused, and what serves in its place.
 _REFUSED_PARAMETERS = {
     "compute_loss_func": "the loss is the model's, task by task: weigh the losses by loss_weighting, or override "
     "compute_loss in a subclass",
-    "model_init": "methods such as SMART hold the model that they began with: give the model itself, and search for "
-    "hyperparameters with recipes/tune.py",
+    "model_init": f"{_KEPT_MODEL}: give the model itself, and search for hyperparameters with recipes/tune.py",
 }
+NO_SEARCH = (
+    f"hyperparameter_search is not offered, since {_KEPT_MODEL}: search with recipes/tune.py, or build a trainer with "
+    "a model of its own for each trial."
+)
 # By field of the arguments: what it may be, and why nothing else.
 _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "per_device_train_batch_size": (lambda size: size >= 1, "must be at least 1, the rows of each task in a batch"),
@@ -25,9 +34,31 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda drops: not drops,
         "must be false: training's batches are whole, and evaluation would leave rows out",
     ),
+    "dataloader_in_order": (
+        lambda is_in_order: is_in_order,
+        "must be true: a resumed run follows the same order, and predictions come in the order of the rows",
+    ),
     "eval_do_concat_batches": (lambda joins: joins, "must be true: metrics are those of all rows of a task"),
+    "accelerator_config": (
+        lambda config: not (config.split_batches or config.dispatch_batches),
+        "must leave split_batches and dispatch_batches off: a batch is what one process reads in one step",
+    ),
+    "average_tokens_across_devices": (
+        lambda averages: averages,
+        "must be true: a loss is a mean over rows, not over tokens, and the same in any number of processes",
+    ),
+    "include_for_metrics": (
+        lambda names: not set(names) - {"loss"},
+        "may hold 'loss' alone: texts that are laid end to end in one row are no array of inputs",
+    ),
     "label_names": (lambda names: names in (None, ["labels"]), "must be unset: a batch has its labels by task"),
+    "length_column_name": (
+        lambda name: name == "length",
+        "must be unset: evaluation sorts rows by their tokens, and training takes them as schedule says",
+    ),
     "remove_unused_columns": (lambda removes: not removes, "must be false: the tasks say which columns are read"),
+    "use_cache": (lambda caches: not caches, "must be false: nothing is generated that could be cached"),
+    "use_liger_kernel": (lambda uses: not uses, "must be false: Liger has no kernels for this model"),
 }
 # Reporters that go by the name of the package that they need.
 _REPORTERS = {"tensorboard", "wandb", "mlflow", "trackio"}
@@ -52,9 +83,66 @@ def settled_arguments(args: Any, kwargs: Mapping[str, Any]) -> MultiTaskTraining
         plain = ", which take all that TrainingArguments take" if isinstance(args, TrainingArguments) else ""
         raise ValueError(f"args must be MultiTaskTrainingArguments{plain}, not {type(args).__name__}.")
     for name, (is_allowed, reason) in _ALLOWED.items():
-        if not is_allowed(getattr(args, name)):
+        # Older versions of transformers do not have all of them.
+        if hasattr(args, name) and not is_allowed(getattr(args, name)):
             raise ValueError(f"{name} {reason}, not {getattr(args, name)!r}.")
     for reporter in _REPORTERS.intersection(args.report_to or []):
         if reporter not in get_available_reporting_integrations():
             raise ValueError(f"report_to {reporter} needs its package, which is not installed: pip install {reporter}.")
     return args
+
+
+def check_model(model: Any) -> None:
+    """Refuses what is no model of several tasks.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if getattr(getattr(model, "config", None), "tasks", None) is None:
+        raise ValueError(f"model must be a MultiTaskBertModel, as from_backbone gives it, not {type(model).__name__}.")
+
+
+def check_methods(
+    args: MultiTaskTrainingArguments,
+    proximal: ProximalPoint | None,
+    weighting: LossWeighting | None,
+    surgery: GradientSurgery | None,
+    is_divided: bool,
+) -> None:
+    """Refuses methods that do not go together, with each other or with what else the run does.
+
+    Args:
+        args: The run's arguments.
+        proximal, weighting, surgery: The run's methods.
+        is_divided: Whether FSDP or DeepSpeed divide the weights.
+
+    Raises:
+        ValueError: Two that do not.
+    """
+    if args.mixed_precision == "fp16" and args.device.type == "cpu":
+        raise ValueError("fp16 needs a GPU; on a CPU it would be fp32 without a word. Use bf16.")
+    if (proximal or surgery) and is_divided:
+        raise ValueError("proximal and surgery need whole weights and gradients, which FSDP and DeepSpeed divide.")
+    averages = proximal is not None and proximal.args.use_average
+    if averages and args.load_best_model_at_end and args.save_only_model:
+        raise ValueError("use_average needs the average of the best checkpoint: save_only_model must be off.")
+    if args.neftune_noise_alpha and (args.packing != "off" or args.smart or args.proximal):
+        raise ValueError("neftune_noise_alpha sizes its noise by padded sequences: use it with packing off alone.")
+    # Transformers before 5.21 computes a layer again with its hooks, which then are gone.
+    names = ("activation_checkpointing", "gradient_checkpointing")
+    checkpoints = any(getattr(args, name, False) for name in names)
+    replays_hooks = checkpoints and "__call__" in vars(GradientCheckpointingLayer)
+    smart: Any = args.smart
+    if smart and smart.layer is not None and replays_hooks:
+        raise ValueError("smart.layer with checkpointing of activations needs transformers 5.21 or newer.")
+    if weighting and surgery:
+        raise ValueError("loss_weighting and surgery both weigh the tasks: choose one.")
+    if weighting and args.schedule != "round_robin":
+        raise ValueError(f"loss_weighting needs every task in every step: schedule round_robin, not {args.schedule}.")
+    if weighting and weighting.needs_update and args.gradient_accumulation_steps > 1:
+        raise ValueError("this loss_weighting compares losses before and after an update: it takes no accumulation.")
+    if surgery and args.world_size > 1 and not args.schedule.endswith("round_robin"):
+        # A process would wait for gradients of a task that another has no rows of.
+        raise ValueError(f"surgery in several processes needs a round_robin schedule, not {args.schedule}.")
+    if surgery and not surgery.has_parameters:
+        raise ValueError("surgery is for the gradients of the backbone, which is frozen.")

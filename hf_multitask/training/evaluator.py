@@ -16,6 +16,7 @@ from hf_multitask.evaluation.summary import METRICS
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.model.messages import nearest
 from hf_multitask.model.packing import use_packing
+from hf_multitask.training.arguments import MultiTaskTrainingArguments
 from hf_multitask.training.checkpoints import RunRefusedError
 from hf_multitask.training.health import DEAD_ROWS, is_constant
 
@@ -30,6 +31,7 @@ class MultiTaskEvaluator(Trainer):
     choice of the best checkpoint see it once, with all tasks.
     """
 
+    args: MultiTaskTrainingArguments
     _tasks: dict[str, TaskConfig]
     # Tokens of the longest input: where texts are cut, and what the encoder has positions for.
     _longest: int
@@ -69,6 +71,12 @@ class MultiTaskEvaluator(Trainer):
         if (self.compute_metrics is not None and not is_ours) or name.startswith(
             tuple(f"{task}_" for task in self._own_metrics or ())
         ):
+            if self.args.is_direction_guessed and self._picks_best() and not name.endswith("loss"):
+                logger.warning(
+                    "metric_for_best_model %r is computed by a function of the caller's: the %s value is taken to be "
+                    "the best, by the metric's name; say greater_is_better.",
+                    *(metric, "greatest" if self.args.greater_is_better else "least"),
+                )
             return
         labelled = [task for task, rows in self.eval_dataset.datasets.items() if "label" in rows.column_names]
         known = [f"{task}_loss" for task in labelled]
@@ -207,7 +215,7 @@ class MultiTaskEvaluator(Trainer):
         if len(logits) >= DEAD_ROWS and is_constant(logits.min(0), logits.max(0)):
             logger.warning("task %r: the head's output is the same for all rows.", name)
         if self._own_metrics and name in self._own_metrics:
-            return self._own_metrics[name](EvalPrediction(logits, evaluated.label_ids[name]))
+            return self._own_metrics[name](EvalPrediction(logits, evaluated.label_ids[name], losses=evaluated.losses))
         metrics = score(self._tasks[name], predictions(self._tasks[name], logits), evaluated.label_ids[name])
         for metric, value in metrics.items():
             if value != value:

@@ -132,6 +132,8 @@ class ScheduledTrainer(Trainer):
                 # New workers would read a stream from its start.
                 persistent_workers=args.dataloader_persistent_workers or bool(dataset.streams and workers),
                 prefetch_factor=args.dataloader_prefetch_factor,
+                # Older versions of transformers do not have it.
+                multiprocessing_context=getattr(args, "dataloader_multiprocessing_context", None),
                 worker_init_fn=partial(seed_worker, num_workers=workers, rank=args.process_index),
             )
         )

@@ -10,7 +10,6 @@ import torch
 from datasets import Dataset
 from torch import nn
 from transformers import ProgressCallback
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer_utils import TrainOutput
 
 from hf_multitask.data.batch import select_rows
@@ -27,7 +26,7 @@ from hf_multitask.training.callbacks import (
     SparseEmbeddingGradient,
     TaskProgressCallback,
 )
-from hf_multitask.training.compatibility import settled_arguments
+from hf_multitask.training.compatibility import NO_SEARCH, check_methods, check_model, settled_arguments
 from hf_multitask.training.evaluator import MultiTaskEvaluator
 from hf_multitask.training.health import HealthWarnings, NonFiniteGuard
 from hf_multitask.training.meters import Meters
@@ -55,7 +54,8 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
         loss_weighting: In place of the argument of that name, a module of your own from the tasks' losses [K] to a
             scalar; see [`LossWeighting`].
         kwargs: As transformers' Trainer takes them. `compute_metrics` may be a function by task, from an
-            `EvalPrediction` of that task alone to its metrics in place of ours.
+            `EvalPrediction` of that task alone to its metrics in place of ours. Where one of them picks the best
+            checkpoint, say `greater_is_better` too: without it, less is better of a name that ends in `loss` or `rmse`.
 
     Raises:
         ValueError: A dataset for a task that the model does not have, a missing column, or a row that cannot be
@@ -83,6 +83,7 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
         **kwargs: Any,
     ) -> None:
         args = settled_arguments(args, kwargs)
+        check_model(model)
         # A batch's sequences do not split along their first dimension: one process, one device.
         args._setup_devices  # noqa: B018  (finds the devices)
         args._n_gpu = min(args._n_gpu, 1)
@@ -145,7 +146,8 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
         if args.surgery != "none":
             shared = self.model.backbone.parameters()
             self._surgery = GradientSurgery(build_weighting(args.surgery), shared, names, self.accelerator)
-        self._check_methods()
+        is_divided = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        check_methods(args, self._proximal, self._weighting, self._surgery, is_divided)
         for callback in (self._proximal, self._weighting):
             if callback is not None:
                 self.add_callback(callback)
@@ -153,38 +155,6 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
         logged += self._weighting.names() if self._weighting else []
         logged += self._surgery.names(names) if self._surgery else []
         self._meters = Meters(logged, sums=["smart_skipped"], device=args.device)
-
-    def _check_methods(self) -> None:
-        if self.args.mixed_precision == "fp16" and self.args.device.type == "cpu":
-            raise ValueError("fp16 needs a GPU; on a CPU it would be fp32 without a word. Use bf16.")
-        if (self._proximal or self._surgery) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise ValueError("proximal and surgery need whole weights and gradients, which FSDP and DeepSpeed divide.")
-        averages = self._proximal is not None and self._proximal.args.use_average
-        if averages and self.args.load_best_model_at_end and self.args.save_only_model:
-            raise ValueError("use_average needs the average of the best checkpoint: save_only_model must be off.")
-        if self.args.neftune_noise_alpha and (self.args.packing != "off" or self.args.smart or self.args.proximal):
-            raise ValueError("neftune_noise_alpha sizes its noise by padded sequences: use it with packing off alone.")
-        # Transformers before 5.21 computes a layer again with its hooks, which then are gone.
-        names = ("activation_checkpointing", "gradient_checkpointing")
-        checkpoints = any(getattr(self.args, name, False) for name in names)
-        replays_hooks = checkpoints and "__call__" in vars(GradientCheckpointingLayer)
-        if self.args.smart and self.args.smart.layer is not None and replays_hooks:
-            raise ValueError("smart.layer with checkpointing of activations needs transformers 5.21 or newer.")
-        if self._weighting and self._surgery:
-            raise ValueError("loss_weighting and surgery both weigh the tasks: choose one.")
-        if self._weighting and self.args.schedule != "round_robin":
-            raise ValueError(
-                f"loss_weighting needs every task in every step: schedule round_robin, not {self.args.schedule}."
-            )
-        if self._weighting and self._weighting.needs_update and self.args.gradient_accumulation_steps > 1:
-            raise ValueError(
-                "this loss_weighting compares losses before and after an update: it takes no accumulation."
-            )
-        if self._surgery and self.args.world_size > 1 and not self.args.schedule.endswith("round_robin"):
-            # A process would wait for gradients of a task that another has no rows of.
-            raise ValueError(f"surgery in several processes needs a round_robin schedule, not {self.args.schedule}.")
-        if self._surgery and not self._surgery.has_parameters:
-            raise ValueError("surgery is for the gradients of the backbone, which is frozen.")
 
     def _spare_embedding_gradient(self) -> None:
         embeddings = None
@@ -219,6 +189,14 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, SparseEmbeddingGradient):
                     callback.restore()
+
+    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Any:
+        """Not offered.
+
+        Raises:
+            NotImplementedError: Always; the message says what serves in its place.
+        """
+        raise NotImplementedError(NO_SEARCH)
 
     def total_steps(self) -> int:
         """The updates of the whole run, those before a checkpoint that it resumes from included."""

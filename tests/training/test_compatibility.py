@@ -3,6 +3,7 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
+import torch
 import transformers
 from datasets import Dataset
 from packaging import version
@@ -24,11 +25,19 @@ from tests.conftest import task_rows, tiny_model
         ({"eval_do_concat_batches": False}, "eval_do_concat_batches must be true"),
         ({"label_names": ["label"]}, "label_names must be unset"),
         ({"remove_unused_columns": True}, "remove_unused_columns must be false"),
+        ({"length_column_name": "tokens"}, "length_column_name must be unset: .*, not 'tokens'"),
+        ({"use_cache": True}, "use_cache must be false: nothing is generated"),
+        ({"use_liger_kernel": True}, "use_liger_kernel must be false"),
+        ({"average_tokens_across_devices": False}, "average_tokens_across_devices must be true: a loss is a mean over"),
+        ({"include_for_metrics": ["inputs"]}, "include_for_metrics may hold 'loss' alone"),
+        ({"dataloader_in_order": False}, "dataloader_in_order must be true"),
+        ({"accelerator_config": {"split_batches": True}}, "accelerator_config must leave split_batches"),
+        ({"accelerator_config": {"dispatch_batches": True}}, "and dispatch_batches off"),
         ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy 'group_by_length' has no effect"),
     ],
 )
 def test_an_argument_without_a_meaning_here_is_refused(make_trainer: Any, arguments: Any, message: str) -> None:
-    if "train_sampling_strategy" in arguments and not hasattr(TrainingArguments, "train_sampling_strategy"):
+    if not set(arguments) <= {field.name for field in fields(TrainingArguments)}:
         pytest.skip("this transformers does not have it")
     with pytest.raises(ValueError, match=message):
         make_trainer(**arguments)
@@ -48,6 +57,20 @@ def test_so_is_a_function_that_would_never_be_called(tmp_path: Any, name: str) -
     args = MultiTaskTrainingArguments(str(tmp_path))
     with pytest.raises(ValueError, match=f"{name} is not taken: "):
         MultiTaskTrainer(tiny_model(), args, **{name: lambda *_: None})
+
+
+@pytest.mark.parametrize("model", [None, "outputs/mine", torch.nn.Linear(1, 1)])
+def test_so_is_what_is_no_model_of_several_tasks(tmp_path: Any, model: Any) -> None:
+    args = MultiTaskTrainingArguments(str(tmp_path))
+    with pytest.raises(ValueError, match=f"must be a MultiTaskBertModel, .*, not {type(model).__name__}"):
+        MultiTaskTrainer(model, args)
+
+
+def test_a_search_for_hyperparameters_names_the_recipe_that_does_it(make_trainer: Any) -> None:
+    with pytest.raises(
+        NotImplementedError, match=r"hyperparameter_search is not offered, .* with recipes/tune\.py, or"
+    ):
+        make_trainer().hyperparameter_search(direction="maximize")
 
 
 def test_arguments_of_another_class_are_refused(tmp_path: Any) -> None:

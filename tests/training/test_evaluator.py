@@ -90,6 +90,15 @@ def test_a_task_may_have_metrics_of_the_callers_own(tmp_path: Any, tokenizer: An
         build(tmp_path, tokenizer, {"stss": largest})
 
 
+def test_they_get_the_losses_if_those_are_asked_for(tmp_path: Any, tokenizer: Any) -> None:
+    def mean_loss(evaluated: EvalPrediction) -> dict[str, float]:
+        assert len(evaluated.losses) == len(evaluated.label_ids)
+        return {"mean_loss": float(evaluated.losses.mean())}
+
+    metrics = build(tmp_path, tokenizer, {"sts": mean_loss}, include_for_metrics=["loss"]).evaluate()
+    assert metrics["eval_sts_mean_loss"] == pytest.approx(metrics["eval_sts_loss"])
+
+
 def test_a_task_that_is_not_there_cannot_be_evaluated(tmp_path: Any, tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="task 'ssst' is unknown; did you mean 'sst'"):
         build(tmp_path, tokenizer).evaluate("ssst")
@@ -137,3 +146,26 @@ def test_of_a_metric_of_which_less_is_better_the_least_is_kept(tmp_path: Any, to
     trainer.train()
     assert trainer.state.best_metric == 1.0
     assert trainer.state.best_model_checkpoint.endswith("checkpoint-2")
+
+
+@pytest.mark.parametrize(
+    ("metric", "arguments", "warning"),
+    [
+        ("sts_mae", {}, "'sts_mae' is computed by a function of the caller's: the greatest value is taken to be"),
+        ("eval_sts_rmse", {}, "the least value is taken to be the best, by the metric's name; say greater_is_better"),
+        ("sts_mae", {"greater_is_better": False}, None),
+        ("sts_mae", {"greater_is_better": True}, None),
+        ("sts_mae", {"load_best_model_at_end": False}, None),
+        ("sts_loss", {}, None),
+        ("final_score", {}, None),
+    ],
+)
+def test_the_guessed_direction_of_a_metric_of_the_callers_own_is_said_once(
+    tmp_path: Any, tokenizer: Any, caplog: Any, metric: str, arguments: Any, warning: str | None
+) -> None:
+    arguments = {"load_best_model_at_end": True, "metric_for_best_model": metric, **arguments}
+    trainer = build(tmp_path, tokenizer, {"sts": lambda _: {"mae": 1.0, "rmse": 1.0}}, **arguments)
+    trainer.train()
+    said = [message for message in caplog.messages if "taken to be the best" in message]
+    assert len(said) == (warning is not None)
+    assert warning is None or warning in said[0]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from hf_multitask import MultiTaskTrainingArguments
 from hf_multitask.training.callbacks import EpochLosses
 from tests.conftest import TASKS
 from tests.training.conftest import Gradients
@@ -118,3 +119,12 @@ def test_losses_of_an_epoch_that_ended_before_a_resumption_are_not_lost(tmp_path
     assert resumed.history == [{"a": 1.25}]
     with pytest.raises(ValueError, match=r"has no epoch_losses\.json: its run had another schedule"):
         resumed.load(str(tmp_path / "elsewhere"))
+
+
+@pytest.mark.skipif(
+    not hasattr(MultiTaskTrainingArguments, "dataloader_multiprocessing_context"),
+    reason="this transformers does not have it",
+)
+def test_workers_are_started_as_the_arguments_say(make_trainer: Any) -> None:
+    trainer = make_trainer(dataloader_multiprocessing_context="spawn", dataloader_num_workers=1)
+    assert trainer.get_train_dataloader().multiprocessing_context.get_start_method() == "spawn"
