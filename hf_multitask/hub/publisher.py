@@ -5,8 +5,9 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import Future
+from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from transformers.utils.hub import PushInProgress
 from hf_multitask.hub.card import RunFacts, build_card
 from hf_multitask.hub.checkpoints import LAST_CHECKPOINT, find_checkpoint
 from hf_multitask.hub.manifest import MANIFEST_NAME, newest_whole, seal
-from hf_multitask.hub.upload import HUB_ERRORS, may_pass, refused_by_hub, upload_folder
+from hf_multitask.hub.upload import HUB_ERRORS, KeptBack, may_pass, refused_by_hub, upload_folder
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,10 @@ class ModelPublisher(Trainer):
     _hub_api: HfApi
     # What the card says beyond what the trainer knows; a recipe or a user sets it.
     run_facts: RunFacts | None = None
+
+    @cached_property
+    def _kept_back(self) -> KeptBack:
+        return KeptBack(Path(self.args.output_dir) / RECIPE_NAME)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
         """As the parent.
@@ -175,15 +180,22 @@ class ModelPublisher(Trainer):
         private: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As the parent; a failure that may pass is tried again.
+        """As the parent; a failure that may pass is tried again, unless the push is in the background.
 
         Raises:
             OSError: The push failed for good; the message names the folder that holds the model, whole.
         """
         try:
-            with _recipe_kept_back(str(self.args.output_dir)) if self.is_world_process_zero() else nullcontext():
+            with ExitStack() as until_pushed:
+                if self.is_world_process_zero():
+                    until_pushed.enter_context(self._kept_back)
                 options = {**_given(private=private), **kwargs}
-                return super().push_to_hub(commit_message, blocking, token, revision, **options)
+                pushed = super().push_to_hub(commit_message, blocking, token, revision, **options)
+                if isinstance(pushed, Future):
+                    # It looks for the folder's files when its turn comes.
+                    whenever_pushed = until_pushed.pop_all()
+                    pushed.add_done_callback(lambda _: whenever_pushed.close())
+                return pushed
         except HUB_ERRORS as error:
             if self.hub_model_id is None or not self.is_world_process_zero():
                 raise
@@ -204,7 +216,7 @@ class ModelPublisher(Trainer):
         except OSError as error:
             raise OSError(
                 f"the push failed: {error} The model is whole in {folder}; push it by: "
-                f"hf upload {self.hub_model_id} {folder} . --exclude '{PREFIX_CHECKPOINT_DIR}-*' '_*'"
+                f"hf upload {self.hub_model_id} {folder} . --exclude '{PREFIX_CHECKPOINT_DIR}-*' '_*' {RECIPE_NAME}"
             ) from failure
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
@@ -278,21 +290,6 @@ class ModelPublisher(Trainer):
 
 def _given(**arguments: Any) -> dict[str, Any]:
     return {key: value for key, value in arguments.items() if value is not None}
-
-
-@contextmanager
-def _recipe_kept_back(output_dir: str) -> Iterator[None]:
-    """Around the parent's push of the run's folder, which leaves out only names with an underscore."""
-    recipe = Path(output_dir) / RECIPE_NAME
-    aside = recipe.with_name(f"_{RECIPE_NAME}")
-    is_there = recipe.exists()
-    if is_there:
-        recipe.replace(aside)
-    try:
-        yield
-    finally:
-        if is_there:
-            aside.replace(recipe)
 
 
 def _whole_one(output_dir: Path) -> str:

@@ -1,9 +1,11 @@
 """Uploads that are tried again where that can help, and otherwise end in a sentence."""
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, is_offline_mode
@@ -46,6 +48,33 @@ def upload_folder(repo_id: str, folder: str, first_wait: float = 1.0, **kwargs: 
                 wait = min(first_wait * 2**attempt, _LONGEST_WAIT)
                 logger.warning("%s: %s Trying again in %.0f s.", repo_id, _reason(error), wait)
                 time.sleep(wait)
+
+
+class KeptBack:
+    """A file that pushes of its folder leave out, for those of transformers: they leave out names with an underscore.
+
+    It has such a name from the first push that begins until the last one that is under way is done, in the background
+    or not.
+
+    Args:
+        path: The file; it need not be there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._aside = path, path.with_name(f"_{path.name}")
+        self._pushes, self._lock = 0, threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._pushes += 1
+            if self._path.exists():
+                self._path.replace(self._aside)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._pushes -= 1
+            if not self._pushes and self._aside.exists():
+                self._aside.replace(self._path)
 
 
 @contextmanager

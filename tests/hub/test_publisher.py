@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from huggingface_hub import HfApi
 from transformers import AutoModel, AutoTokenizer, pipeline
 
 from hf_multitask import (
@@ -74,6 +75,34 @@ def test_a_push_holds_all_that_a_model_needs_byte_for_byte_and_no_pickle(
     for secret in (str(tmp_path), OWNER_TOKEN):
         assert not [path for path, blob in sent.items() if secret.encode() in blob.read_bytes()]
     assert card_problems(content(hub, "README.md")) == []
+
+
+@pytest.mark.parametrize("pushes", [1, 3])
+def test_a_push_in_the_background_leaves_out_the_same_files(
+    hub: LoopbackHub, make_trainer: Any, monkeypatch: pytest.MonkeyPatch, pushes: int
+) -> None:
+    begins, look = threading.Event(), HfApi._prepare_upload_folder_additions
+
+    def look_late(*args: Any, **kwargs: Any) -> Any:
+        assert begins.wait(60)
+        return look(*args, **kwargs)
+
+    monkeypatch.setattr(HfApi, "_prepare_upload_folder_additions", look_late)
+    trainer = make_trainer(hub_strategy="end")
+    recipe = Path(trainer.args.output_dir) / "recipe.yaml"
+    recipe.write_text("data_dir: /home/somebody")
+    futures = [trainer.push_to_hub(f"push {number}", blocking=False) for number in range(pushes)]
+    begins.set()
+    for future in futures:
+        future.result(timeout=60)
+    assert hub.messages("user/run")[0] == "push 0"
+    assert set(hub.files("user/run")) == EVERYTHING
+    deadline = time.monotonic() + 10
+    # The thread that pushed puts it back a moment after the push is done.
+    while not recipe.exists() and time.monotonic() < deadline:
+        threading.Event().wait(0.01)
+    assert recipe.read_text() == "data_dir: /home/somebody"
+    assert not recipe.with_name("_recipe.yaml").exists()
 
 
 @pytest.mark.parametrize(
@@ -194,6 +223,7 @@ def test_a_push_that_fails_for_good_says_where_the_model_is(
     assert message in str(error.value)
     out = tmp_path / "out"
     assert f"The model is whole in {out}; push it by: hf upload user/run {out} ." in str(error.value)
+    assert "--exclude 'checkpoint-*' '_*' recipe.yaml" in str(error.value)
     assert_same(AutoModel.from_pretrained(out), trainer.model.eval())
 
 
