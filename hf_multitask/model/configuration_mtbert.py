@@ -1,11 +1,10 @@
 """What a multi-task checkpoint is: one encoder and an ordered table of tasks, each with its head."""
 
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, get_args
+from dataclasses import asdict, fields
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from torch import nn
@@ -13,15 +12,9 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
-from .messages import first_line, nearest, refuse_unknown_keys
+from .messages import first_line, nearest
 from .positions import most_tokens
-
-TaskType = Literal["single_label_classification", "pair_classification", "pair_regression"]
-Pooling = Literal["cls", "mean", "max"]
-PairEncoding = Literal["bi", "cross"]
-PairFeatures = Literal["u,v", "u,v,|u-v|", "u,v,u*v", "u,v,|u-v|,u*v"]
-Projection = Literal["shared", "separate"]
-ScoreActivation = Literal["relu", "leaky_relu"]
+from .task_config import CHOICES, TaskConfig
 
 # A task's name becomes a module name, a metric's key and a file's name.
 _TASK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
@@ -33,146 +26,7 @@ CONFIG_VERSION = 1
 _CUSTOM_PIPELINES = {"multi-task": {"impl": "pipeline_mtbert.MultiTaskPipeline", "pt": ["AutoModel"], "type": "text"}}
 
 # What of `from_pretrained` says where a checkpoint is, rather than how to load it.
-_HUB_KEYS = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download", "trust_remote_code")
-
-
-@dataclass
-class TaskConfig:
-    """One task: what it reads, its head and its loss (paper section 4.1).
-
-    Args:
-        type: `single_label_classification` reads one text and picks one of `labels`; `pair_classification` reads
-            two and does the same (two labels: one logit and binary cross-entropy, more: one logit each and
-            cross-entropy); `pair_regression` reads two and gives a score within `score_range`.
-        labels: The names of the classes, in the order of their ids; for classification. Without names, give
-            `num_labels`.
-        num_labels: The number of classes, at least 2. A pair classification has 2 unless told otherwise.
-        score_range: `[lowest, highest]` score, for regression; [0, 5] unless told otherwise.
-        pooling: Overrides the config's pooling for this task.
-        pair_encoding: `bi` encodes the two texts apart, as the paper does; `cross` encodes them as one input, so
-            that each attends to the other (slower where many pairs share texts, and more accurate).
-        pair_features: What a `bi` pair classification reads of the two embeddings u and v.
-        projection: Whether the two sides of a `bi` regression share one hidden layer.
-        score_activation: How a `bi` regression maps the cosine to [0, 1]: `relu` is the paper's, with no gradient
-            where the cosine is negative; `leaky_relu` has one tenth of it there in training, and predicts alike.
-        dropout: Probability, before the first layer of a head. The paper's cosine head has none and ignores it.
-        weight: λ of the task in the sum of the losses (section 4.2).
-
-    Raises:
-        ValueError: A value that is not allowed; the message says which and what would be.
-    """
-
-    type: TaskType
-    labels: list[str] = field(default_factory=list)
-    num_labels: int = 0
-    score_range: list[float] = field(default_factory=list)
-    pooling: Pooling | None = None
-    pair_encoding: PairEncoding = "bi"
-    pair_features: PairFeatures = "u,v"
-    projection: Projection = "shared"
-    score_activation: ScoreActivation = "relu"
-    dropout: float = 0.1
-    weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices and not (name == "pooling" and value is None):
-                raise ValueError(f"{name} {value!r} is unknown; {nearest(value, list(choices))}")
-        for name in ("labels", "score_range"):
-            value = [] if getattr(self, name) is None else getattr(self, name)
-            if not isinstance(value, (list, tuple)):
-                raise ValueError(f"{name} must be a list, not {value!r}.")
-            setattr(self, name, list(value))
-        if not isinstance(self.num_labels or 0, int) or isinstance(self.num_labels, bool):
-            raise ValueError(f"num_labels must be a whole number, not {self.num_labels!r}.")
-        if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout {self.dropout!r} must be a number from 0 to below 1.")
-        if not _is_number(self.weight) or self.weight < 0:
-            raise ValueError(f"weight {self.weight!r} must be a finite number of at least 0.")
-        if self.is_regression:
-            self._check_score_range()
-        else:
-            self._check_labels()
-
-    def _check_labels(self) -> None:
-        if self.score_range:
-            raise ValueError(f"score_range is for pair_regression, not for {self.type}.")
-        names = self.labels or range(self.num_labels or (2 if self.is_pair else 0))
-        if not names:
-            raise ValueError(f"{self.type} needs labels (a list of names) or num_labels.")
-        if any(isinstance(name, bool) for name in names):
-            raise ValueError(f"labels {self.labels!r} are not names; YAML reads yes, no, on and off so: quote them.")
-        if not all(isinstance(name, (str, int, float)) for name in names):
-            raise ValueError(f"labels {self.labels!r} must be names.")
-        self.labels = [str(name) for name in names]
-        if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
-            raise ValueError(f"labels {self.labels!r} must be at least two different names.")
-        if self.num_labels not in (0, None, len(self.labels)):
-            raise ValueError(f"num_labels is {self.num_labels}, but labels has {len(self.labels)} names.")
-        self.num_labels = len(self.labels)
-
-    def _check_score_range(self) -> None:
-        if self.labels or self.num_labels:
-            raise ValueError("labels and num_labels are for classification; pair_regression has a score_range.")
-        bounds = self.score_range or [0.0, 5.0]
-        if len(bounds) != 2 or not all(map(_is_number, bounds)) or not bounds[0] < bounds[1]:
-            raise ValueError(f"score_range {self.score_range!r} must be two numbers, the lower first.")
-        self.score_range = [float(bound) for bound in bounds]
-
-    @property
-    def is_pair(self) -> bool:
-        """Whether a row holds two texts."""
-        return self.type != "single_label_classification"
-
-    @property
-    def is_regression(self) -> bool:
-        """Whether the label is a score rather than a class."""
-        return self.type == "pair_regression"
-
-    @property
-    def sequences_per_row(self) -> int:
-        """How many sequences the encoder reads for one row: 2 for a pair encoded apart, else 1."""
-        return 2 if self.is_pair and self.pair_encoding == "bi" else 1
-
-    @property
-    def num_logits(self) -> int:
-        """Outputs of the head per row: one score, one binary logit, or one logit per class."""
-        if self.is_regression or (self.is_pair and self.num_labels == 2):
-            return 1
-        return self.num_labels
-
-    def shares_head_with(self, other: "TaskConfig") -> bool:
-        """Whether a head of the other task means the same here: the same inputs, outputs and labels."""
-        free = ("pooling", "dropout", "weight", "score_activation")
-        return replace(other, **{name: getattr(self, name) for name in free}) == self
-
-    @classmethod
-    def from_dict(cls, values: "TaskConfig | dict[str, Any]") -> "TaskConfig":
-        """Reads a task's entry of the table; unknown keys are refused."""
-        if isinstance(values, cls):
-            return values
-        if not isinstance(values, dict):
-            raise ValueError(f"must be a mapping with a type, not {values!r}.")
-        known = [field.name for field in fields(cls)]
-        refuse_unknown_keys(values, known)
-        if "type" not in values:
-            raise ValueError(f"type is missing; known: {', '.join(_CHOICES['type'])}.")
-        return cls(**values)
-
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "type": get_args(TaskType),
-    "pooling": get_args(Pooling),
-    "pair_encoding": get_args(PairEncoding),
-    "pair_features": get_args(PairFeatures),
-    "projection": get_args(Projection),
-    "score_activation": get_args(ScoreActivation),
-}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+HUB_KEYS = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download", "trust_remote_code")
 
 
 def _entries(tasks: Any) -> Iterator[tuple[Any, Any]]:
@@ -197,7 +51,7 @@ def read_backbone_config(name_or_path: str, **kwargs: Any) -> PreTrainedConfig:
         OSError: There is no such model.
         ValueError: It has a configuration that cannot be read, or code of its own.
     """
-    place = {key: kwargs[key] for key in _HUB_KEYS if key in kwargs}
+    place = {key: kwargs[key] for key in HUB_KEYS if key in kwargs}
     try:
         # Without a word on it, transformers would ask at the terminal whether to run the code of a stranger.
         config = AutoConfig.from_pretrained(name_or_path, **{"trust_remote_code": False, **place})
@@ -267,8 +121,8 @@ class MultiTaskBertConfig(PreTrainedConfig):
         if not type(self).__module__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):
             # An installed package's pipeline is registered; transformers would ask to trust the checkpoint's copy.
             kwargs.pop("custom_pipelines", None)
-        if self.pooling not in _CHOICES["pooling"]:
-            raise ValueError(f"pooling {self.pooling!r} is unknown; {nearest(self.pooling, list(_CHOICES['pooling']))}")
+        if self.pooling not in CHOICES["pooling"]:
+            raise ValueError(f"pooling {self.pooling!r} is unknown; {nearest(self.pooling, list(CHOICES['pooling']))}")
         entries, self.tasks = _entries(self.tasks), {}
         for name, task in entries:
             self.add_task(name, task)
@@ -310,6 +164,31 @@ class MultiTaskBertConfig(PreTrainedConfig):
         if tasks is None:
             raise ValueError(f"tasks is missing: {start.name_or_path or start.model_type} is an encoder without any.")
         return cls(encoder_config=start, tasks=dict(tasks), pooling=pooling or "mean")
+
+    @classmethod
+    def own_keys(cls) -> list[str]:
+        """The keys of `config.json` that transformers' other configurations do not have."""
+        common = {field.name for field in fields(PreTrainedConfig)}
+        return [field.name for field in fields(cls) if field.name not in common]
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers, but what overrides a value is checked as the value itself is.
+
+        The parent sets overrides on a configuration that was checked before. Here they are part of what is checked; a
+        mapping for `encoder_config` changes the keys that it has.
+
+        Raises:
+            ValueError: As for the class, or the values are those of an encoder.
+        """
+        kind = config_dict.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            raise ValueError(f"a {kind!r} configuration has no tasks: from_backbone(name, tasks=...) adds them to it.")
+        changes = {key: kwargs.pop(key) for key in cls.own_keys() if key in kwargs}
+        encoder = config_dict.get("encoder_config")
+        if isinstance(changes.get("encoder_config"), dict) and isinstance(encoder, dict):
+            changes["encoder_config"] = {**encoder, **changes["encoder_config"]}
+        return super().from_dict({**config_dict, **changes}, **kwargs)
 
     def add_task(self, name: str, task: TaskConfig | dict[str, Any]) -> None:
         """Adds a task to the end of the table.

@@ -15,7 +15,7 @@ _WITH_DECODER = ("t5", "mt5", "umt5")
 _EVERYWHERE = ("output_attentions", "output_hidden_states")
 # A tokenizer gives both to any model. Encoders that do not name them read without them, as FNet without a mask.
 _LEFT_OUT = ("attention_mask", "token_type_ids")
-# What is passed to any model and read by none: Trainer's count, which scales a loss, and our collator's numbers of rows.
+# What is read by none: Trainer's count, which scales a loss, and our collator's numbers of rows.
 _NOT_READ = ("num_items_in_batch", "rows")
 
 

@@ -18,7 +18,7 @@ from .heads import build_head, task_loss
 from .outputs import MultiTaskOutput, TaskOutput
 from .packing import can_pack, encode_packed, pad, unpack
 from .pooling import pool
-from .weights import LAYER, check_loaded, refused_weights, without_report
+from .weights import LAYER, check_loaded, check_tasks, refused_keyword, refused_weights, without_report
 
 logger = logging.get_logger(__name__)
 
@@ -122,7 +122,7 @@ class MultiTaskBertModel(PreTrainedModel):
         model: Any = cls(config, backbone=old.backbone)
         model.to(old.dtype)
         for name, task in config.tasks.items():
-            if name in old.config.tasks and task.shares_head_with(old.config.tasks[name]):
+            if name in old.config.tasks and not task.differences(old.config.tasks[name]):
                 model.heads[name].load_state_dict(old.heads[name].state_dict())
             else:
                 logger.warning("task %r: the head is new.", name)
@@ -140,16 +140,18 @@ class MultiTaskBertModel(PreTrainedModel):
         allocations are, so the heads' weights, which are small, are moved to memory of their own.
 
         Raises:
-            OSError: The weights are pickled, damaged, of other shapes than the config says, or not all there. Heads
-                may be absent where the config is not the model's own: then they are new.
+            OSError: The weights are pickled, damaged, of other shapes than the config says, or not all there. On a
+                plain encoder, whose weights have no heads, those of a given config are new.
+            ValueError: A value for the config is not valid, or its tasks are not those of the weights.
+            TypeError: A keyword is unknown.
         """
         name, wants_info = str(pretrained_model_name_or_path), kwargs.pop("output_loading_info", False)
         kwargs |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
-        with refused_weights(name):
+        is_ours = check_tasks(name, kwargs)
+        with refused_weights(name), refused_keyword():
             loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model, info = loaded
-        own = getattr(kwargs.get("config"), "_name_or_path", name) == name
-        check_loaded(name, info, may_lack=() if own else ("heads.",))
+        check_loaded(name, info, may_lack=() if is_ours else ("heads.",))
         for parameter in model.heads.parameters():
             if parameter.device.type == "cpu" and parameter.data_ptr() % _ALIGNMENT:
                 parameter.data = parameter.data.clone()
@@ -196,6 +198,19 @@ class MultiTaskBertModel(PreTrainedModel):
     def freeze_backbone(self) -> None:
         """Leaves only the heads to train: the paper's "last layers" setting (section 4.5)."""
         self.backbone.requires_grad_(False)
+
+    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
+        """As in transformers, whose own refusal names this class and not the encoder that it is about.
+
+        Raises:
+            ValueError: The encoder's layers are none that transformers recomputes.
+        """
+        if not any(hasattr(module, "gradient_checkpointing") for module in self.backbone.modules()):
+            raise ValueError(
+                f"a {self.backbone.config.model_type} backbone has no layers that can be recomputed: leave checkpointing "
+                "of activations out, or choose another encoder."
+            )
+        super()._set_gradient_checkpointing(*args, **kwargs)
 
     @can_return_tuple
     def forward(

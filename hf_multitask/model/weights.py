@@ -9,8 +9,65 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
+from .configuration_mtbert import HUB_KEYS, MultiTaskBertConfig
+from .messages import nearest
+
 # A weight of an encoder's layer; those of heads and poolers, which most checkpoints have, are no news.
 LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.\d+\.")
+
+
+# Of `from_pretrained`, those that users mean most often.
+_OPTIONS = ["config", "dtype", "device_map", "attn_implementation", "quantization_config", *HUB_KEYS]
+
+
+@contextmanager
+def refused_keyword() -> Iterator[None]:
+    """Says which keyword of `from_pretrained` nobody takes: what transformers does not know, it gives to the model."""
+    try:
+        yield
+    except TypeError as error:
+        unknown = re.search(r"__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+        if not unknown:
+            raise
+        known = nearest(unknown[1], [*MultiTaskBertConfig.own_keys(), *_OPTIONS])
+        raise TypeError(f"from_pretrained takes no {unknown[1]!r}; {known}") from error
+
+
+def check_tasks(name: str, options: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is one of ours, with heads for the tasks that are asked for.
+
+    Args:
+        name: A model id on the Hub, or a folder.
+        options: Of `from_pretrained`.
+
+    Raises:
+        ValueError: The weights are of other tasks; the message says by what they differ.
+    """
+    if "config" not in options and "tasks" not in options:
+        return True
+    place = {key: options[key] for key in HUB_KEYS if key in options}
+    try:
+        values, _ = MultiTaskBertConfig.get_config_dict(name, **place)
+    except OSError:
+        # There may be weights alone, under a config that is given; without weights, the loading itself says so.
+        return False
+    if values.get("model_type") != MultiTaskBertConfig.model_type:
+        return False
+    there, config = MultiTaskBertConfig.from_dict(values).tasks, options.get("config")
+    if not isinstance(config, MultiTaskBertConfig):
+        changes = {"tasks": options["tasks"]} if "tasks" in options else {}
+        config = MultiTaskBertConfig.from_pretrained(config or name, **place, **changes)
+    for task, wanted in config.tasks.items():
+        if task not in there:
+            heads = ", ".join(there) or "none"
+            raise ValueError(f"{name} has no head for the task {task!r}, but for {heads}: from_backbone gives it one.")
+        if keys := wanted.differences(there[task]):
+            key = next((key for key in ("type", "num_labels") if key in keys), keys[0])
+            raise ValueError(
+                f"{name}: task {task!r} has {key} {getattr(wanted, key)!r}, and the checkpoint's has "
+                f"{getattr(there[task], key)!r}: from_backbone gives it a new head."
+            )
+    return True
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from tests.hub.server import READER_TOKEN, LoopbackHub
 
 IDS = torch.arange(5, 25).reshape(4, 5)
 CODE = {"configuration_mtbert.py", "modeling_mtbert.py", "pipeline_mtbert.py", "heads.py", "pooling.py", "packing.py"}
-CODE |= {"dropout.py", "encoder.py", "messages.py", "outputs.py", "positions.py", "weights.py"}
+CODE |= {"dropout.py", "encoder.py", "messages.py", "outputs.py", "positions.py", "task_config.py", "weights.py"}
 
 
 def assert_same(loaded: Any, model: MultiTaskBertModel) -> None:
