@@ -31,3 +31,14 @@ def batch(tasks: dict[str, int], model: MultiTaskBertModel, length: int = 7) -> 
         "tasks": tasks,
         "labels": labels,
     }
+
+
+class OneTask(torch.nn.Module):
+    """What an exporter is given: the logits of a task."""
+
+    def __init__(self, model: MultiTaskBertModel, task: str) -> None:
+        super().__init__()
+        self.model, self.task = model, task
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids, attention_mask, task=self.task).logits

@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_multitask import MultiTaskBertConfig, MultiTaskBertModel, MultiTaskOutput, TaskOutput
 from tests.conftest import CHECKPOINTING, TASKS, encoder_config, tiny_model
-from tests.model.batches import ALL_TASKS, KINDS, batch
+from tests.model.batches import ALL_TASKS, KINDS, OneTask, batch
 
 
 def naive_loss(model: MultiTaskBertModel, inputs: dict[str, Any], name: str, start: int) -> torch.Tensor:
@@ -223,17 +223,6 @@ def test_an_encoder_that_transformers_keeps_beside_others_is_built_and_loaded(ki
     assert torch.equal(AutoModel.from_pretrained(tmp_path / "ours")(ids).pooler_output, model(ids).pooler_output)
     new = MultiTaskBertModel(MultiTaskBertConfig.from_backbone(tmp_path / "encoder", tasks=TASKS))
     assert type(new.backbone) is classes[kind]
-
-
-class OneTask(torch.nn.Module):
-    """What an exporter is given: the logits of a task."""
-
-    def __init__(self, model: MultiTaskBertModel, task: str) -> None:
-        super().__init__()
-        self.model, self.task = model, task
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return self.model(input_ids, attention_mask, task=self.task).logits
 
 
 @pytest.mark.parametrize("task", list(ALL_TASKS))
