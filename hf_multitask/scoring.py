@@ -1,16 +1,17 @@
 """A model on a split of a recipe's data: its predictions, their scores, and the report of both."""
 
-import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 from datasets import Dataset
+from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import has_length
 
 from hf_multitask.building import prepare_available
 from hf_multitask.data.loading import text_columns
@@ -19,9 +20,11 @@ from hf_multitask.data.streaming import StreamedRows
 from hf_multitask.evaluation.analysis import TaskPredictions
 from hf_multitask.evaluation.bias import probe_bias
 from hf_multitask.evaluation.metrics import Metrics, trivial_score
+from hf_multitask.evaluation.shortfalls import Training, shortfalls
 from hf_multitask.evaluation.uncertainty import Interval, all_intervals
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.recipe import Recipe
+from hf_multitask.training.callbacks import TaskProgressCallback
 from hf_multitask.training.trainer import MultiTaskTrainer
 
 if TYPE_CHECKING:
@@ -52,9 +55,21 @@ class Scored:
         return {name: rows.task for name, rows in self.predictions.items()}
 
     def intervals(self) -> dict[str, Interval]:
-        """Of the metrics, from [`all_intervals`]."""
+        """Of the metrics, from [`all_intervals`]; they are computed once."""
+        return self._intervals
+
+    @cached_property
+    def _intervals(self) -> dict[str, Interval]:
         predicted = {name: rows.predicted for name, rows in self.predictions.items()}
         return all_intervals(self.tasks, predicted, {name: rows.labels for name, rows in self.predictions.items()})
+
+    def shortfalls(self, training: Training | None = None) -> dict[str, str]:
+        """By task, what is to be said of those that are no better than a predictor that ignores the text.
+
+        Args:
+            training: Of the model, if it is known; it may say why.
+        """
+        return shortfalls(self.predictions, self.metrics, self.trivial, self.intervals(), training)
 
     def report(
         self,
@@ -62,13 +77,15 @@ class Scored:
         intervals: Mapping[str, Interval],
         history: Sequence[Mapping[str, Any]] = (),
         examples: int = 10,
+        shortfalls: Mapping[str, str] | None = None,
     ) -> "Report":
         """The report; the arguments are those of [`build_report`]."""
         # Here, since the libraries that draw take a second to import.
         from hf_multitask.evaluation.report import build_report
 
         return build_report(
-            title, self.predictions, self.metrics, self.trivial, intervals, history, self.bias, examples
+            *(title, self.predictions, self.metrics, self.trivial, intervals, history, self.bias, examples),
+            shortfalls=shortfalls,
         )
 
 
@@ -83,10 +100,8 @@ def score(trainer: MultiTaskTrainer, data: PreparedData, split: str, probe: bool
     """
     rows, tasks = data.rows[split], trainer.model.config.tasks
 
-    def predict(datasets: Any) -> Any:
-        return trainer.predict(datasets, metric_key_prefix="eval").predictions
-
-    output: Any = trainer.predict(cast(Any, rows), metric_key_prefix="eval")
+    with _bars(trainer, ScoringProgress()):
+        output: Any = trainer.predict(cast(Any, rows), metric_key_prefix="eval")
     texts = {
         name: [checked[column] for column in text_columns(tasks[name])] for name, checked in data.texts[split].items()
     }
@@ -102,10 +117,52 @@ def score(trainer: MultiTaskTrainer, data: PreparedData, split: str, probe: bool
         },
         metrics=output.metrics,
         trivial=trivial_scores(tasks, data, split),
-        bias=probe_bias({name: tasks[name] for name in rows}, predict, tokenizer=trainer.processing_class)
-        if probe
-        else None,
+        bias=_probe(trainer, {name: tasks[name] for name in rows}) if probe else None,
     )
+
+
+def _probe(trainer: MultiTaskTrainer, tasks: Mapping[str, TaskConfig]) -> pd.DataFrame:
+    """Probes a trainer's model for biases, under one progress bar."""
+
+    def predict(datasets: Any) -> Any:
+        return trainer.predict(datasets, metric_key_prefix="eval").predictions
+
+    with _bars(trainer, None) as are_shown:
+        shown = are_shown and trainer.is_world_process_zero()
+        return probe_bias(tasks, predict, tokenizer=trainer.processing_class, shows_progress=shown)
+
+
+class ScoringProgress(TaskProgressCallback):
+    """A progress bar for each task that is scored, with its name."""
+
+    def on_prediction_step(
+        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
+    ) -> None:
+        if not state.is_world_process_zero or not has_length(eval_dataloader):
+            return
+        bar = self.prediction_bar
+        if bar is None or bar.n >= bar.total:
+            # The one of the task before is full.
+            self.on_predict(args, state, control)
+            loader: Any = eval_dataloader
+            (name,) = loader.dataset.datasets
+            bar = self.prediction_bar = tqdm(total=len(loader), desc=f"scoring {name}", dynamic_ncols=True)
+        bar.update(1)
+
+
+@contextmanager
+def _bars(trainer: MultiTaskTrainer, instead: TaskProgressCallback | None) -> Iterator[bool]:
+    """Puts progress bars in the place of a trainer's own, or none; gives whether it has any."""
+    own = trainer.pop_callback(TaskProgressCallback)
+    if own is not None and instead is not None:
+        trainer.add_callback(instead)
+    try:
+        yield own is not None
+    finally:
+        if own is not None:
+            if instead is not None:
+                trainer.remove_callback(instead)
+            trainer.add_callback(own)
 
 
 def trivial_scores(tasks: Mapping[str, TaskConfig], data: PreparedData, split: str) -> dict[str, Metrics]:
@@ -150,9 +207,3 @@ def score_model(recipe: Recipe, name_or_path: str, split: str, probe: bool = Fal
         logger.warning("The trivial predictor is not measured, since train cannot be read: %s", error)
     trainer = MultiTaskTrainer(model, recipe.training, eval_dataset=data.rows[split], processing_class=tokenizer)
     return score(trainer, data, split, probe)
-
-
-def training_history(folder: str | Path) -> list[dict[str, Any]]:
-    """The log of the training that saved a model in a folder; empty if there is none."""
-    state = Path(folder) / TRAINER_STATE_NAME
-    return json.loads(state.read_text(encoding="utf-8"))["log_history"] if state.is_file() else []

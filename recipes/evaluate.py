@@ -39,9 +39,12 @@ if __name__ == "__main__":
 from accelerate import PartialState
 
 from hf_multitask.evaluation.summary import results_table
+from hf_multitask.past_run import PastRun
 from hf_multitask.recipe import RecipeParser
 from hf_multitask.saved_recipe import default_to_saved_recipe
-from hf_multitask.scoring import score_model, training_history
+from hf_multitask.scoring import score_model
+
+logger = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -60,14 +63,18 @@ def main() -> None:
                 raise ValueError("--report needs a folder for a model on the Hub: --report DIR.")
             folder = writable_folder(folder or f"{model}/{place}")
         examples = recipe.report.examples(recipe.training.push_to_hub)
+        run = PastRun.read(model)
         scored = score_model(recipe, model, split, probe=folder is not None)
     if PartialState().is_main_process:
         intervals = scored.intervals()
         print(results_table(scored.tasks, scored.metrics, scored.trivial, intervals))
+        shortfalls = scored.shortfalls(run.training())
         if folder is not None:
-            title = f"{Path(model).name}, {split}"
-            scored.report(title, intervals, training_history(model), examples).save(folder)
-            print(f"\nThe report is in {folder}.")
+            title = run.title(f"{Path(model).absolute().name}, {split}", scored.tasks)
+            scored.report(title, intervals, run.history, examples, shortfalls).save(folder)
+            print(f"\nThe report is in {folder}.", flush=True)
+        for name, said in shortfalls.items():
+            logger.warning("task %r: %s", name, said)
     PartialState().destroy_process_group()
 
 

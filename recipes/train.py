@@ -35,12 +35,15 @@ from hf_multitask.data.streaming import StreamError
 from hf_multitask.evaluation.summary import results_table
 from hf_multitask.hub.card import RunFacts
 from hf_multitask.hub.checkpoints import check_same_tasks, find_checkpoint, steps_made
+from hf_multitask.past_run import PastRun, backbone_in_words
 from hf_multitask.recipe import Recipe, RecipeParser
 from hf_multitask.saved_recipe import save_recipe
 from hf_multitask.scoring import score, trivial_scores
 from hf_multitask.training.callbacks import GracefulStop
 from hf_multitask.training.checkpoints import RunRefusedError
 from hf_multitask.training.trainer import MultiTaskTrainer
+
+logger = logging.getLogger(__name__)
 
 # What is left to go wrong with good input.
 FAILURES = (FloatingPointError, ImportError, OSError, SafetensorError, StreamError, RunRefusedError)
@@ -49,12 +52,10 @@ FAILURES = (FloatingPointError, ImportError, OSError, SafetensorError, StreamErr
 def run_facts(recipe: Recipe, data: PreparedData) -> RunFacts:
     """What the model card says beyond what the trainer knows."""
     backbone = recipe.model.backbone
-    # The name of a folder is someone's own: it says little, and nothing of new weights.
-    shape = "" if Path(backbone).is_dir() else f" in the shape of {backbone}"
-    name = Path(backbone).name if Path(backbone).is_dir() else backbone
+    is_folder = Path(backbone).is_dir()
     return RunFacts(
-        backbone=f"new weights{shape}" if recipe.model.from_scratch else name,
-        base_model=None if Path(backbone).is_dir() or recipe.model.from_scratch else backbone,
+        backbone=backbone_in_words(backbone, recipe.model.from_scratch, is_folder),
+        base_model=None if is_folder or recipe.model.from_scratch else backbone,
         datasets={
             name: (str(source.path), source.name)
             for name, source in recipe.sources.items()
@@ -85,7 +86,7 @@ def finish(trainer: MultiTaskTrainer, data: PreparedData, recipe: Recipe, result
     trainer.save_metrics("train", result.metrics)
     # Whatever happens while it is scored, the model is there.
     trainer.save_model(_internal_call=True)
-    scored = None
+    scored, shortfalls = None, {}
     if "validation" in data.rows:
         scored = score(trainer, data, "validation", probe=recipe.report.write_report)
         trainer.log(scored.metrics)
@@ -94,15 +95,16 @@ def finish(trainer: MultiTaskTrainer, data: PreparedData, recipe: Recipe, result
     if is_main:
         # One that is there is of an earlier model.
         shutil.rmtree(output_dir / "report", ignore_errors=True)
-    if is_main and scored is not None and recipe.report.write_report:
-        history, examples = trainer.state.log_history, recipe.report.examples(recipe.training.push_to_hub)
+    if is_main and scored is not None:
         assert trainer.run_facts is not None
-        # No date: the same run gives the same page.
-        title = f"{output_dir.name}: {trainer.run_facts.backbone} on {', '.join(scored.tasks)}"
-        title += f", {trainer.state.global_step} steps, seed {recipe.training.seed}"
-        report = scored.report(title, scored.intervals(), history, examples)
-        report.save(output_dir / "report")
-        trainer.run_facts.report = report
+        run = PastRun.read(output_dir)
+        trainer.run_facts.shortfalls = shortfalls = scored.shortfalls(run.training(recipe.training.world_size))
+        if recipe.report.write_report:
+            history, examples = trainer.state.log_history, recipe.report.examples(recipe.training.push_to_hub)
+            title = run.title(output_dir.absolute().name, scored.tasks)
+            report = scored.report(title, scored.intervals(), history, examples, shortfalls)
+            report.save(output_dir / "report")
+            trainer.run_facts.report = report
     trainer.create_model_card()
     with refusals():
         # With push_to_hub, this pushes too.
@@ -110,7 +112,9 @@ def finish(trainer: MultiTaskTrainer, data: PreparedData, recipe: Recipe, result
     if is_main:
         table = f"\n{results_table(scored.tasks, scored.metrics, scored.trivial)}\n" if scored is not None else ""
         page = output_dir / "report" / "index.html"
-        print(f"{table}\nSaved to {output_dir}{f'; the report is {page}' if page.is_file() else ''}.")
+        print(f"{table}\nSaved to {output_dir}{f'; the report is {page}' if page.is_file() else ''}.", flush=True)
+        for name, said in shortfalls.items():
+            logger.warning("task %r: %s", name, said)
 
 
 def is_finished(trainer: MultiTaskTrainer, output_dir: Path, resume: str) -> bool:

@@ -12,6 +12,7 @@ import pandas as pd
 import yaml
 from datasets import Dataset
 from scipy.stats import t
+from tqdm.auto import tqdm
 
 from hf_multitask.evaluation.metrics import probabilities
 from hf_multitask.model.configuration_mtbert import TaskConfig
@@ -30,6 +31,7 @@ def probe_bias(
     probes: Path = PROBES,
     confidence: float = 0.95,
     tokenizer: Any = None,
+    shows_progress: bool = False,
 ) -> pd.DataFrame:
     """Compares predictions for counterfactual sentences.
 
@@ -42,6 +44,7 @@ def probe_bias(
         probes: A YAML file with `templates`, and `attributes` that have two `groups`, a `neutral` term and `pairs`.
         confidence: Of the intervals.
         tokenizer: The model's; pairs with a term whose words it does not know are left out. None: all pairs are probed.
+        shows_progress: Whether to show a progress bar, one for all attributes.
 
     Returns:
         A row for each task and attribute: `task`, `attribute`, the groups `first` and `second`, the mean difference of
@@ -52,7 +55,7 @@ def probe_bias(
     content = yaml.safe_load(probes.read_text(encoding="utf-8"))
     templates = content["templates"]
     rows, left_out = [], []
-    for attribute, probe in content["attributes"].items():
+    for attribute, probe in tqdm(content["attributes"].items(), "bias probes", disable=not shows_progress):
         pairs = [pair for pair in probe["pairs"] if all(_is_known(tokenizer, term) for term in pair)]
         left_out += [tuple(pair) for pair in probe["pairs"] if pair not in pairs]
         if not pairs:

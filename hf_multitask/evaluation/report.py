@@ -101,7 +101,7 @@ class Block:
         if self.kind == "figure":
             caption = escaped(self.text)
             return f"![{caption}]({images}{self.name}.png)\n\n*{caption}*"
-        return self.text
+        return escaped(self.text) if self.kind == "paragraph" else self.text
 
     @property
     def is_wide(self) -> bool:
@@ -173,6 +173,7 @@ def build_report(
     history: Sequence[Mapping[str, Any]] = (),
     bias: pd.DataFrame | None = None,
     examples: int = 10,
+    shortfalls: Mapping[str, str] | None = None,
 ) -> Report:
     """Reports on a model's predictions (paper sections 5.4 and 6) and on its training.
 
@@ -185,6 +186,7 @@ def build_report(
         history: The trainer's log, for the curves.
         bias: From [`probe_bias`].
         examples: How many of the worst errors to quote for each task.
+        shortfalls: By task, what [`shortfalls`] found.
     """
     tasks = {name: rows.task for name, rows in predicted.items()}
     header, cells = results_cells(tasks, metrics, trivial, intervals)
@@ -192,6 +194,8 @@ def build_report(
         Block("heading", "Results", in_card=False),
         Block("paragraph", _INTERVALS, in_card=False),
         Block("table", header=header, rows=cells, texts=2, in_card=False),
+        # The card has them among its limits.
+        *(Block("paragraph", f"{name}: {said}", in_card=False) for name, said in (shortfalls or {}).items()),
     ]
     for name, rows in predicted.items():
         blocks.append(Block("heading", f"Task {name}"))

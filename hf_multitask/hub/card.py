@@ -14,8 +14,9 @@ from transformers import TrainingArguments
 
 from hf_multitask.data.loading import SplitReport
 from hf_multitask.evaluation.metrics import Metrics
-from hf_multitask.evaluation.summary import METRICS, escaped, results_table
-from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig
+from hf_multitask.evaluation.shortfalls import counting_score, no_better
+from hf_multitask.evaluation.summary import METRICS, escaped, number, results_table
+from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, TaskConfig
 
 if TYPE_CHECKING:
     # Its libraries that draw take a second to import.
@@ -62,6 +63,8 @@ class RunFacts:
         reports: What became of each split's rows, by split and then by task.
         trivial: By task, the metrics of a predictor that ignores the text.
         report: On the finished model, saved in `report/`.
+        shortfalls: By task, what is to be said of those that are no better than a predictor that ignores the text;
+            None while that was not looked at, when the scores alone say it.
     """
 
     backbone: str = ""
@@ -72,6 +75,7 @@ class RunFacts:
     reports: Mapping[str, Mapping[str, SplitReport]] = field(default_factory=dict)
     trivial: Mapping[str, Metrics] = field(default_factory=dict)
     report: "Report | None" = None
+    shortfalls: Mapping[str, str] | None = None
 
 
 def build_card(
@@ -172,10 +176,7 @@ def _encoder(config: MultiTaskBertConfig) -> str:
 def _limits(facts: RunFacts, config: MultiTaskBertConfig, metrics: Metrics) -> Iterator[str]:
     """What the run's own figures warn of."""
     for name, task in config.tasks.items():
-        metric = "rmse" if task.is_regression else "accuracy"
-        value, trivial = metrics.get(f"eval_{name}_{metric}"), facts.trivial.get(name, {}).get(metric)
-        if value is not None and trivial is not None and (value >= trivial if task.is_regression else value <= trivial):
-            yield f"`{name}`: no better than a predictor that ignores the text ({metric} {value:.3f}, {trivial:.3f})."
+        yield from _shortfall(name, task, facts, metrics)
         if not task.is_regression and task.num_labels == 2:
             yield f"`{name}`: errors of the two kinds were not weighed against each other; the threshold is 0.5."
     for split, by_task in facts.reports.items():
@@ -188,6 +189,21 @@ def _limits(facts: RunFacts, config: MultiTaskBertConfig, metrics: Metrics) -> I
                 yield f"`{name}`: {report.all_dropped} of {report.rows} {split} rows could not be used."
             if report.not_evaluated:
                 yield f"`{name}`: {report.not_evaluated} of {report.rows} {split} rows were left out of the evaluation."
+
+
+def _shortfall(name: str, task: TaskConfig, facts: RunFacts, metrics: Metrics) -> Iterator[str]:
+    """What a task's scores say beside those of the trivial predictor."""
+    value, trivial = counting_score(task, metrics, f"eval_{name}_"), facts.trivial.get(name)
+    if facts.shortfalls is not None:
+        if name in facts.shortfalls:
+            yield f"`{name}`: {escaped(facts.shortfalls[name])}"
+    elif value is not None and trivial is not None and no_better(task, value, trivial):
+        known = "" if task.is_regression else f", {trivial['accuracy']:.3f}"
+        metric = "Pearson's r" if task.is_regression else "accuracy"
+        yield f"`{name}`: no better than a predictor that ignores the text ({metric} {number(value)}{known})."
+    error = metrics.get(f"eval_{name}_rmse")
+    if error is not None and trivial is not None and error >= trivial["rmse"]:
+        yield f"`{name}`: no nearer to the labels than their mean score is (rmse {error:.3f}, {trivial['rmse']:.3f})."
 
 
 def _hyperparameters(args: TrainingArguments) -> dict[str, Any]:

@@ -1,0 +1,57 @@
+"""What the card says of scores that are no better than a predictor that ignores the text."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_multitask import MultiTaskTrainingArguments
+from hf_multitask.hub.card import RunFacts, build_card
+from tests.conftest import tiny_model
+
+METRICS = {
+    "eval_sst_accuracy": 0.3,
+    "eval_quora_accuracy": 0.9,
+    "eval_sts_pearson": 0.8,
+    "eval_sts_rmse": 1.0,
+    "eval_final_score": 0.7,
+}
+TRIVIAL = {
+    "sst": {"accuracy": 0.3},
+    "quora": {"accuracy": 0.6},
+    "sts": {"pearson": math.nan, "rmse": 1.5},
+}
+
+
+@pytest.fixture
+def limits(tmp_path: Path) -> Any:
+    """The card's sentences on scores, for some facts and metrics."""
+
+    def write(facts: RunFacts, **metrics: float) -> list[str]:
+        config, args = tiny_model().config, MultiTaskTrainingArguments(str(tmp_path), use_cpu=True)
+        history = [{**METRICS, **metrics}]
+        shape: Any = {"step": 1, "sizes": {}, "parameters": 1, "history": history}
+        card = str(build_card(facts, name="a/b", config=config, args=args, **shape))
+        lines = card.split("## Limits")[1].splitlines()
+        return [line for line in lines if line.startswith("- `") and "threshold" not in line]
+
+    return write
+
+
+def test_scores_that_are_no_better_are_named_by_the_metric_that_counts(limits: Any) -> None:
+    facts = RunFacts(trivial=TRIVIAL)
+    tie = "- `sst`: no better than a predictor that ignores the text (accuracy 0.300, 0.300)."
+    assert limits(facts) == [tie]
+    assert limits(facts, eval_sst_accuracy=0.31) == []
+    undefined = "- `sts`: no better than a predictor that ignores the text (Pearson's r undefined)."
+    assert limits(facts, eval_sts_pearson=math.nan) == [tie, undefined]
+    # Scores in the right order, and on another scale.
+    scale = "- `sts`: no nearer to the labels than their mean score is (rmse 1.600, 1.500)."
+    assert limits(facts, eval_sts_rmse=1.6) == [tie, scale]
+
+
+def test_what_the_run_found_stands_in_place_of_the_scores_alone(limits: Any) -> None:
+    facts = RunFacts(trivial=TRIVIAL, shortfalls={"quora": "not shown; all predictions are '*a*'."})
+    assert limits(facts) == [r"- `quora`: not shown; all predictions are '\*a\*'."]
+    assert limits(RunFacts(trivial=TRIVIAL, shortfalls={})) == []
