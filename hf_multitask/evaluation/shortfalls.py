@@ -145,7 +145,11 @@ def _reasons(name: str, task: TaskConfig, training: Training) -> Iterator[str]:
     head = rates[0] if rates[1] is None else rates[1]
     if head == 0:
         yield "its head has a learning rate of 0"
-    if (passes := training.passes.get(name, 1.0)) < 1 and training.steps:
+    passes = training.passes.get(name, 1.0)
+    if passes == 0:
+        # A schedule in phases may not have come to it.
+        yield f"the {training.steps:,} steps read none of its {training.rows[name]:,} rows"
+    elif passes < 1:
         yield (
             f"{training.steps:,} steps read only about {passes * training.rows[name]:,.0f} of its "
             f"{training.rows[name]:,} rows, and one pass over them takes {math.ceil(training.steps / passes):,}"
@@ -153,14 +157,16 @@ def _reasons(name: str, task: TaskConfig, training: Training) -> Iterator[str]:
     is_adam = "adam" in training.optimizer
     if is_adam and head is not None and 0 < head < _SLOW_HEAD:
         yield f"its head learns at {head:g}, which is slow for a new one (--head_learning_rate 1e-3 is usual)"
-    if training.is_frozen:
+    if training.is_frozen and training.from_scratch:
+        yield "the backbone is frozen with the random weights that it began with"
+    elif training.is_frozen:
         yield "the backbone is frozen, so that only the heads learn"
     elif rates[0] == 0:
         yield "the backbone has a learning rate of 0, so that only the heads learn"
     elif is_adam and rates[0] is not None and rates[0] > (_FAST_NEW if training.from_scratch else _FAST_PRETRAINED):
         kind = "new" if training.from_scratch else "pretrained"
         yield f"a learning rate of {rates[0]:g} is high for a {kind} backbone"
-    if training.from_scratch:
+    if training.from_scratch and not training.is_frozen:
         yield "the backbone began with random weights, which take many more steps than pretrained ones"
     yield from _loss(name, training.history)
 

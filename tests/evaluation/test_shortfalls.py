@@ -141,6 +141,8 @@ ADAM = {"optimizer": "adamw_torch_fused", "steps": 1000}
             ["100 steps read only about 800 of its 8,000 rows, and one pass over them takes 1,000"],
         ),
         (Training(steps=100, rows={"x": 800}, passes={"x": 1.0}), []),
+        # The phase of the largest task alone, in which the run ended.
+        (Training(steps=100, rows={"x": 800}, passes={"x": 0.0}), ["the 100 steps read none of its 800 rows"]),
         (
             Training(**ADAM, learning_rate=0.0),
             [
@@ -155,6 +157,10 @@ ADAM = {"optimizer": "adamw_torch_fused", "steps": 1000}
         (
             Training(**ADAM, learning_rate=1e-3, is_frozen=True),
             ["the backbone is frozen, so that only the heads learn"],
+        ),
+        (
+            Training(**ADAM, learning_rate=1e-3, is_frozen=True, from_scratch=True),
+            ["the backbone is frozen with the random weights that it began with"],
         ),
         (Training(**ADAM, learning_rate=1e-3), ["a learning rate of 0.001 is high for a pretrained backbone"]),
         (
