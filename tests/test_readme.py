@@ -23,13 +23,16 @@ def test_the_python_examples_run(
     backbone = tmp_path / "backbone"
     AutoModel.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(backbone)
     AutoTokenizer.from_pretrained(folder).save_pretrained(backbone)
-    training, sharing = (block.split("```")[0] for block in README.split("```python\n")[1:])
+    training, own_columns, sharing = (block.split("```")[0] for block in README.split("```python\n")[1:])
     code = training.replace('"google-bert/bert-base-uncased"', repr(str(backbone)))
     assert code != training
     monkeypatch.chdir(tmp_path)
-    exec(code, {})
-    assert "'label': " in capsys.readouterr().out
     names: dict = {}
+    exec(code, names)
+    assert "'label': " in capsys.readouterr().out
+    exec(own_columns, names)
+    assert capsys.readouterr().out == own_columns.splitlines()[-1].partition("  # ")[2] + "\n"
+    names = {}
     exec(sharing.replace('"user/mtbert-smart"', '"outputs/mine"'), names)
     assert list(names["pipe"](("a cat sat", "a cat was sitting"))) == ["mood", "same"]
 

@@ -33,6 +33,13 @@ class BadRow:
         return f"row {self.row}: {self.problem}"
 
 
+class MissingColumnError(ValueError):
+    """Rows do not have a column that is read."""
+
+    def __init__(self, where: str, column: str, there: list[str]) -> None:
+        super().__init__(f"{where} has no column {column!r}; {nearest(column, there)}")
+
+
 @dataclass
 class SplitReport:
     """What became of the rows of one split of one task; of a streamed one, of those that were read so far.
@@ -77,7 +84,12 @@ def text_columns(task: TaskConfig) -> list[str]:
 
 
 def load_split(
-    name: str, task: TaskConfig, source: Source, split: str, on_bad_rows: OnBadRows = "error"
+    name: str,
+    task: TaskConfig,
+    source: Source,
+    split: str,
+    on_bad_rows: OnBadRows = "error",
+    needs_label: bool = True,
 ) -> tuple[Dataset, SplitReport]:
     """Loads one split of one task, under standard column names, every row checked.
 
@@ -87,6 +99,7 @@ def load_split(
         source: Where the rows are.
         split: `train`, `validation` or `test`.
         on_bad_rows: `error` refuses the data; `drop` leaves bad rows out, reports them and logs them.
+        needs_label: Whether rows without the label's column are refused, and not given without labels.
 
     Returns:
         Rows with `sentence` (or `sentence1` and `sentence2`), `label` (class id, a `ClassLabel` of the task's names, or
@@ -98,38 +111,70 @@ def load_split(
     try:
         where = source.describe(split)
         raw = source.load(split, on_bad_rows)
-        columns = standard_columns(task, source, where, raw.column_names)
+        columns = standard_columns(task, source, where, raw.column_names, needs_label)
         if raw.num_rows == 0:
             raise ValueError(f"{where} has no rows.")
         rows, bad, by_id = check_rows(raw, task, columns, source.label_map)
     except ValueError as error:
         raise ValueError(f"task {name!r}: {error}") from error
-    if bad:
-        message = f"task {name!r}: {where} has {listed(bad)}"
-        if on_bad_rows == "error" or rows.num_rows == 0:
-            hint = " Mend them, or set on_bad_rows: drop." if rows.num_rows else " No row is left."
-            raise ValueError(message + hint)
-        logger.warning("%s Dropped; %d rows are left.", message, rows.num_rows)
-    counts = {"labels_by_name": rows.num_rows - by_id, "labels_by_id": by_id}
+    refuse_or_tell(f"task {name!r}: {where}", rows.num_rows, bad, on_bad_rows)
+    counts = {"labels_by_name": ("label" in columns) * (rows.num_rows - by_id), "labels_by_id": by_id}
     return rows, SplitReport(where, raw.num_rows, bad, **counts)
 
 
-def standard_columns(task: TaskConfig, source: Source, where: str, there: list[str]) -> dict[str, str]:
+def refuse_or_tell(place: str, left: int, bad: list[BadRow], on_bad_rows: OnBadRows) -> None:
+    """Says which rows cannot be used, in an error or in the log.
+
+    Args:
+        place: The rows' place.
+        left: How many can be used.
+        bad: Those that cannot.
+        on_bad_rows: As for [`load_split`].
+
+    Raises:
+        ValueError: There are bad rows, and either they are refused or no other is left.
+    """
+    if not bad:
+        return
+    message = f"{place} has {listed(bad)}"
+    if on_bad_rows == "error" or left == 0:
+        raise ValueError(message + (" Mend them, or set on_bad_rows: drop." if left else " No row is left."))
+    logger.warning("%s Dropped; %d rows are left.", message, left)
+
+
+def log_report(name: str, report: SplitReport, max_length: int) -> None:
+    """Logs what became of a split's rows, beyond those that could not be used."""
+    usable = (report.rows or 0) - report.all_dropped
+    chosen = f", of which {usable - report.not_evaluated} are evaluated" if report.not_evaluated else ""
+    logger.info("task %r: %s: %d rows%s.", name, report.source, usable, chosen)
+    if report.also_in_train:
+        logger.warning("task %r: %d rows of %s stand in train too.", name, report.also_in_train, report.source)
+    if report.truncated:
+        logger.warning(
+            "task %r: %d rows of %s are cut to %d tokens.", name, report.truncated, report.source, max_length
+        )
+
+
+def standard_columns(
+    task: TaskConfig, source: Source, where: str, there: list[str], needs_label: bool = True
+) -> dict[str, str]:
     """From the standard name of each column that a task needs to the source's name for it.
 
     Args:
         task, source: The task and its source.
         where: The place, for messages.
         there: The source's columns.
+        needs_label: Whether the label's column must be there.
 
     Raises:
         ValueError: A column that is not there, or another number of texts than the task has.
     """
-    columns = dict(zip(text_columns(task), _matching_text_columns(task, source.text), strict=True))
-    columns["label"] = source.label
+    columns = dict(zip(text_columns(task), matching_text_columns(task, source.text), strict=True))
+    if needs_label or source.label in there:
+        columns["label"] = source.label
     for column in columns.values():
         if column not in there:
-            raise ValueError(f"{where} has no column {column!r}; {nearest(column, there)}")
+            raise MissingColumnError(where, column, there)
     return columns
 
 
@@ -202,7 +247,12 @@ def _texts(rows: Dataset, task: TaskConfig) -> Iterable[tuple[str, ...]]:
     return zip(*([text.strip() for text in column] for column in columns), strict=True)
 
 
-def _matching_text_columns(task: TaskConfig, given: list[str]) -> list[str]:
+def matching_text_columns(task: TaskConfig, given: list[str]) -> list[str]:
+    """The columns that a source names for a task's texts; the standard ones where it names none.
+
+    Raises:
+        ValueError: It names another number.
+    """
     wanted = text_columns(task)
     if given and len(given) != len(wanted):
         raise ValueError(f"text must name {len(wanted)} column(s) for {task.type}, not {given}.")

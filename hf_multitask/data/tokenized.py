@@ -9,36 +9,70 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Value
 from transformers import PreTrainedTokenizerBase
 
-from hf_multitask.data.loading import check_rows, listed
+from hf_multitask.data.loading import BadRow, check_rows
 from hf_multitask.model.configuration_mtbert import TaskConfig
 
 
 def check_tokenized(
-    rows: Dataset, task: TaskConfig, tokenizer: PreTrainedTokenizerBase | None, most_tokens: int
-) -> Dataset:
-    """Checks tokenized rows, and leaves out the padding that an `attention_mask` shows.
+    rows: Dataset,
+    task: TaskConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    most_tokens: int,
+    label: str = "label",
+    label_map: Mapping[Any, Any] | None = None,
+) -> tuple[Dataset, list[BadRow], int]:
+    """Sorts out tokenized rows that cannot be used, and leaves out the padding that an `attention_mask` shows.
 
     Args:
         rows: With `input_ids`, for a pair that is encoded apart `input_ids_2` too, and perhaps `token_type_ids`,
-            `attention_mask` (and `attention_mask_2`) and `label`.
+            `attention_mask` (and `attention_mask_2`) and a label.
         task: What the rows are for.
         tokenizer: Knows the padding; None: rows without a mask are taken to have none.
         most_tokens: Of the longest row that the model takes.
+        label: The column with the label; without it, rows are taken to have none.
+        label_map: As for [`check_rows`].
 
     Returns:
-        The rows without masks; a label is a class id or a score.
+        The good rows without masks, their `label` a class id or a score; the bad ones, which have lists of unequal
+        lengths, no tokens, too many, padding that no mask shows, or a label that is none; and how many labels were
+        read as class ids.
 
     Raises:
-        ValueError: A column that is missing or not wanted, lists of unequal lengths, a row without tokens, with too
-            many, or with padding that no mask shows, or a label that is none; the message names the row, from 1.
+        ValueError: A column that is missing or not wanted, or as for [`check_rows`].
     """
     if ("input_ids_2" in rows.column_names) != (task.sequences_per_row == 2):
         wanted = "input_ids_2, the second text's" if task.sequences_per_row == 2 else "input_ids alone"
         raise ValueError(f"needs a column input_ids, and {wanted}; it has {rows.column_names}.")
-    rows = rows.with_format(None)
-    for suffix in ["", "_2"][: task.sequences_per_row]:
-        rows = _cut_to_mask(rows, suffix, tokenizer, most_tokens)
-    return _with_checked_labels(rows, task) if "label" in rows.column_names else rows
+    rows, numbers = rows.with_format(None), np.arange(1, len(rows) + 1)
+    bad: list[BadRow] = []
+    cut = rows
+    while len(rows):
+        try:
+            cut = rows
+            for suffix in ["", "_2"][: task.sequences_per_row]:
+                cut = _cut_to_mask(cut, suffix, tokenizer, most_tokens)
+            break
+        except _BadRowsError as found:
+            # The other rows may have faults of other kinds.
+            bad += [BadRow(int(number), found.problem) for number in numbers[found.are_bad]]
+            rows, numbers = rows.select(np.flatnonzero(~found.are_bad)), numbers[~found.are_bad]
+            cut = rows
+    by_id = 0
+    if label in cut.column_names and len(cut):
+        cut, with_bad_labels, by_id = _with_checked_labels(cut, task, label, label_map)
+        bad += [BadRow(int(numbers[row.row - 1]), row.problem) for row in with_bad_labels]
+        numbers = np.delete(numbers, [row.row - 1 for row in with_bad_labels])
+    if bad and "row" not in cut.column_names:
+        cut = cut.add_column("row", numbers)
+    return cut, sorted(bad, key=lambda row: row.row), by_id
+
+
+class _BadRowsError(Exception):
+    """Some rows have a fault of one kind."""
+
+    def __init__(self, are_bad: np.ndarray, problem: str) -> None:
+        super().__init__(problem)
+        self.are_bad, self.problem = are_bad, problem
 
 
 class _Lists:
@@ -113,15 +147,18 @@ def _replace(rows: Dataset, values: Mapping[str, np.ndarray], lengths: np.ndarra
     return rows
 
 
-def _with_checked_labels(rows: Dataset, task: TaskConfig) -> Dataset:
-    """The rows with class ids or scores for labels."""
-    if _are_read(rows, task):
-        return rows
-    labels, bad, _ = check_rows(rows.select_columns("label"), task, {"label": "label"})
+def _with_checked_labels(
+    rows: Dataset, task: TaskConfig, label: str, label_map: Mapping[Any, Any] | None
+) -> tuple[Dataset, list[BadRow], int]:
+    """As [`check_rows`], of rows whose tokens are good."""
+    if label == "label" and not label_map and _are_read(rows, task):
+        return rows, [], 0
+    labels, bad, by_id = check_rows(rows.select_columns(label), task, {"label": label}, label_map)
     if bad:
-        raise ValueError(f"has {listed(bad)}")
-    column: Any = labels.data.column("label")
-    return rows.remove_columns("label").add_column("label", column, feature=labels.features["label"])
+        rows = rows.select([row - 1 for row in labels["row"]])
+    column: Any = labels.with_format("arrow")[:]["label"]
+    rows = rows.remove_columns(list({label, "label"}.intersection(rows.column_names)))
+    return rows.add_column("label", column, feature=labels.features["label"]), bad, by_id
 
 
 def _are_read(rows: Dataset, task: TaskConfig) -> bool:
@@ -136,9 +173,8 @@ def _are_read(rows: Dataset, task: TaskConfig) -> bool:
     return names == task.labels and column.null_count == 0 and pc.min(column).as_py() >= 0
 
 
-def _refuse(is_bad: np.ndarray, problem: str) -> None:
-    """Raises a sentence about the first bad row, if there is one."""
-    numbers = np.flatnonzero(is_bad)
-    if len(numbers):
-        more = f" ({len(numbers)} rows are such)" if len(numbers) > 1 else ""
-        raise ValueError(f"row {numbers[0] + 1} {problem}{more}.")
+def _refuse(are_bad: np.ndarray, problem: str) -> None:
+    """Raises a [`_BadRowsError`] if there is a bad row."""
+    are_bad = np.asarray(are_bad, dtype=bool)
+    if are_bad.any():
+        raise _BadRowsError(are_bad, f"{problem}.")

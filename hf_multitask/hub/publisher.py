@@ -5,8 +5,10 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput, rotate_checkpoints
 from transformers.utils.hub import PushInProgress
 
+from hf_multitask.data.loading import SplitReport
 from hf_multitask.hub.card import RunFacts, build_card
 from hf_multitask.hub.checkpoints import LAST_CHECKPOINT, find_checkpoint
 from hf_multitask.hub.manifest import MANIFEST_NAME, newest_whole, seal
@@ -51,6 +54,8 @@ class ModelPublisher(Trainer):
     _hub_api: HfApi
     # What the card says beyond what the trainer knows; a recipe or a user sets it.
     run_facts: RunFacts | None = None
+    # What became of the rows that were given in Python, by split and task.
+    data_reports: dict[str, dict[str, SplitReport]]
 
     @cached_property
     def _kept_back(self) -> KeptBack:
@@ -141,8 +146,13 @@ class ModelPublisher(Trainer):
             for split, dataset in (("train", self.train_dataset), ("validation", self.eval_dataset))
             if dataset is not None
         }
+        facts = self.run_facts or RunFacts()
+        if not facts.reports:
+            facts = replace(
+                facts, reports={split: _given_in_python(self.data_reports.get(split, {})) for split in sizes}
+            )
         card = build_card(
-            self.run_facts or RunFacts(),
+            facts,
             name=name or Path(self.args.output_dir).absolute().name,
             config=self.model.config,
             args=self.args,
@@ -290,6 +300,10 @@ class ModelPublisher(Trainer):
 
 def _given(**arguments: Any) -> dict[str, Any]:
     return {key: value for key, value in arguments.items() if value is not None}
+
+
+def _given_in_python(reports: Mapping[str, SplitReport]) -> dict[str, SplitReport]:
+    return {task: replace(report, source="given in Python") for task, report in reports.items()}
 
 
 def _whole_one(output_dir: Path) -> str:

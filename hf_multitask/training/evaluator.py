@@ -10,7 +10,8 @@ from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import EvalLoopOutput, SaveStrategy
 
 from hf_multitask.data.dataset import MultiTaskDataset
-from hf_multitask.data.preparation import prepare_given
+from hf_multitask.data.given import GivenData
+from hf_multitask.data.loading import SplitReport
 from hf_multitask.evaluation.metrics import final_score, predictions, score
 from hf_multitask.evaluation.summary import METRICS
 from hf_multitask.model.configuration_mtbert import TaskConfig
@@ -33,9 +34,11 @@ class MultiTaskEvaluator(Trainer):
 
     args: MultiTaskTrainingArguments
     _tasks: dict[str, TaskConfig]
-    # Tokens of the longest input: where texts are cut, and what the encoder has positions for.
-    _longest: int
-    _most_tokens: int
+    # Reads the datasets that a caller gives.
+    _given: GivenData
+    # What became of their rows, by split and then by task: of `train` and `validation`, and, of the last call that got
+    # datasets of its own, of `evaluate` and `predict`.
+    data_reports: dict[str, dict[str, SplitReport]]
     # By task, what a caller computes in place of our metrics; None: the caller computes all, or nothing.
     _own_metrics: Mapping[str, Callable[[EvalPrediction], dict[str, float]]] | None
 
@@ -113,11 +116,12 @@ class MultiTaskEvaluator(Trainer):
             )
         return super()._determine_best_metric(metrics, trial)
 
-    def _prepare_datasets(self, argument: str, datasets: Any) -> MultiTaskDataset | None:
+    def _prepare_datasets(self, argument: str, datasets: Any, split: str) -> MultiTaskDataset | None:
+        """The rows of an argument, read once; the report on them is kept as that of a split."""
         if datasets is None or isinstance(datasets, MultiTaskDataset):
             return datasets
-        limits = (self._longest, self._most_tokens)
-        return prepare_given(argument, datasets, self._tasks, self.processing_class, *limits)
+        rows, self.data_reports[split] = self._given.prepare(argument, datasets)
+        return rows
 
     def _stop_packing_if_need_be(self) -> None:
         """Batches are padded once `set_attn_implementation` gave the model attention that cannot read packed ones."""
@@ -132,7 +136,7 @@ class MultiTaskEvaluator(Trainer):
             known = list(self.eval_dataset.datasets) if self.eval_dataset else []
             if eval_dataset not in known:
                 raise ValueError(f"eval_dataset: task {eval_dataset!r} is unknown; {nearest(eval_dataset, known)}")
-            eval_dataset = {eval_dataset: self.eval_dataset.datasets[eval_dataset]}
+            eval_dataset = MultiTaskDataset({eval_dataset: self.eval_dataset.datasets[eval_dataset]})
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if eval_dataset is None:
             raise ValueError("Trainer: evaluation requires an eval_dataset.")
@@ -140,7 +144,7 @@ class MultiTaskEvaluator(Trainer):
 
     def get_test_dataloader(self, test_dataset: Any) -> dict[str, DataLoader]:
         """A dataloader per task; see `evaluation_loop`."""
-        datasets = self._prepare_datasets("dataset", test_dataset).datasets
+        datasets = self._prepare_datasets("test_dataset", test_dataset, "predict").datasets
         loaders = {}
         for name, dataset in datasets.items():
             loaders[name] = super().get_test_dataloader(MultiTaskDataset({name: dataset}))
@@ -160,7 +164,7 @@ class MultiTaskEvaluator(Trainer):
         """
         if isinstance(eval_dataset, Mapping):
             # The parent would run a separate evaluation, with callbacks and all, for each value of a dict.
-            eval_dataset = self._prepare_datasets("eval_dataset", eval_dataset)
+            eval_dataset = self._prepare_datasets("eval_dataset", eval_dataset, "evaluate")
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:

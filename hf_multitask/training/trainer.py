@@ -12,8 +12,10 @@ from torch import nn
 from transformers import ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
+from hf_multitask.arguments import OnBadRows
 from hf_multitask.data.batch import select_rows
 from hf_multitask.data.collator import MultiTaskCollator
+from hf_multitask.data.given import GivenData
 from hf_multitask.hub.publisher import ModelPublisher
 from hf_multitask.model.dropout import use_bit_dropout
 from hf_multitask.model.modeling_mtbert import MultiTaskBertModel
@@ -48,11 +50,16 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
     Args:
         model: The model; its config has the table of tasks.
         args: The run's arguments.
-        train_dataset, eval_dataset: A dataset per task, by name. Either tokenized rows, or rows with the columns
-            `sentence` (or `sentence1` and `sentence2`) and `label`, which are checked and tokenized here.
+        train_dataset, eval_dataset: A dataset or pandas table per task, by name. Either tokenized rows, or rows with
+            the columns `sentence` (or `sentence1` and `sentence2`) and `label`, which are checked and tokenized here.
         processing_class: The tokenizer.
         loss_weighting: In place of the argument of that name, a module of your own from the tasks' losses [K] to a
             scalar; see [`LossWeighting`].
+        columns: By task, the columns that are read in place of those, of all datasets that are given, to `evaluate` and
+            `predict` too: `{"sst": {"text": "review", "label": "stars", "label_map": {"*": "bad"}}}`; see
+            [`GivenData`]. A pair's `text` is two columns.
+        on_bad_rows: `error` refuses rows that cannot be used; `drop` leaves them out, logs them, and reports them in
+            `data_reports`, by split and task.
         kwargs: As transformers' Trainer takes them. `compute_metrics` may be a function by task, from an
             `EvalPrediction` of that task alone to its metrics in place of ours. Where one of them picks the best
             checkpoint, say `greater_is_better` too: without it, less is better of a name that ends in `loss` or `rmse`.
@@ -80,6 +87,8 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
         eval_dataset: Mapping[str, Dataset] | None = None,
         processing_class: Any = None,
         loss_weighting: nn.Module | None = None,
+        columns: Mapping[str, Mapping[str, Any]] | None = None,
+        on_bad_rows: OnBadRows = "error",
         **kwargs: Any,
     ) -> None:
         args = settled_arguments(args, kwargs)
@@ -91,9 +100,10 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
             # Not every backward reaches every head; Trainer would look for them only without activation checkpointing.
             args.ddp_find_unused_parameters = True
         self._tasks = model.config.tasks
-        self._most_tokens = model.config.most_tokens
-        self._longest = model.config.longest_input(processing_class) if processing_class else 0
-        self.processing_class = processing_class
+        longest = model.config.longest_input(processing_class) if processing_class else 0
+        limits = (longest, model.config.most_tokens)
+        self._given = GivenData(self._tasks, processing_class, *limits, columns, on_bad_rows)
+        self.data_reports = {}
         self._epoch_setter = EpochSetter()
         packing = use_packing(model, args.packing)
         if (collator := kwargs.pop("data_collator", None)) is None:
@@ -103,8 +113,8 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
             model=model,
             args=args,
             data_collator=collator,
-            train_dataset=self._prepare_datasets("train_dataset", train_dataset),
-            eval_dataset=self._prepare_datasets("eval_dataset", eval_dataset),
+            train_dataset=self._prepare_datasets("train_dataset", train_dataset, "train"),
+            eval_dataset=self._prepare_datasets("eval_dataset", eval_dataset, "validation"),
             processing_class=processing_class,
             **kwargs,
         )

@@ -295,7 +295,7 @@ def test_the_trainers_card_says_what_it_knows_and_that_the_rest_was_not_measured
     }
     assert set(TASKS) == {result["dataset"]["name"] for result in results}
     assert "What the encoder started from was not recorded" in card
-    assert "| sst | train | given in Python | 20 | not counted |" in card
+    assert "| sst | train | given in Python | 20 | 0 | not counted | 0 |" in card
     assert f"| sst | accuracy | {metrics['eval_sst_accuracy']:.3f} | not measured |" in card
     assert str(trainer.args.output_dir) not in card
 

@@ -232,5 +232,5 @@ def test_constant_is_relative_to_the_size_of_the_outputs() -> None:
 def test_rows_in_a_batch_are_numbered_as_their_source_numbers_them(make_trainer: Any) -> None:
     rows = task_rows(20, seed=1)["sst"].add_column("row", list(range(101, 121)))
     trainer = make_trainer(**TRAINING)
-    dataset = trainer._prepare_datasets("train_dataset", {"sst": rows})
+    dataset = trainer._prepare_datasets("train_dataset", {"sst": rows}, "train")
     assert dataset[3]["row"] == 4

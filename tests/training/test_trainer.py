@@ -358,12 +358,15 @@ def test_what_was_trained_is_loaded_to_the_last_bit(make_trainer, tmp_path: Path
         ([1, 2], "train_dataset must be a dictionary"),
         ({}, "train_dataset must be a dictionary"),
         ({"stss": task_rows(4)["sts"]}, "task 'stss' is unknown; did you mean 'sts'"),
-        ({"sst": [1, 2]}, "task 'sst' must be a datasets.Dataset, not list"),
-        ({"sst": Dataset.from_dict({"text": ["a"], "label": [1]})}, "task 'sst' needs a column 'sentence'"),
-        ({"sst": Dataset.from_dict({"sentence": ["a"]})}, "task 'sst' needs a column 'label'"),
+        ({"sst": [1, 2]}, "task 'sst': train_dataset must be a datasets.Dataset, not list"),
+        (
+            {"sst": Dataset.from_dict({"text": ["a"], "label": [1]})},
+            "task 'sst': train_dataset has no column 'sentence'",
+        ),
+        ({"sst": Dataset.from_dict({"sentence": ["a"]})}, "task 'sst': train_dataset has no column 'label'"),
         ({"sst": Dataset.from_dict({"sentence": ["a", "b"], "label": [1, 7]})}, "row 2: column 'label' is 7"),
         ({"sst": Dataset.from_dict({"sentence": ["a", " "], "label": [1, 1]})}, "row 2: column 'sentence' is blank"),
-        ({"sst": Dataset.from_dict({"sentence": [], "label": []})}, "task 'sst' has no rows"),
+        ({"sst": Dataset.from_dict({"sentence": [], "label": []})}, "task 'sst': train_dataset has no rows"),
     ],
 )
 def test_bad_training_data_are_refused_before_training(tmp_path: Path, tokenizer: Any, data: Any, message: str) -> None:
