@@ -56,6 +56,9 @@ class MultiTaskBertModel(PreTrainedModel):
     def __init__(self, config: MultiTaskBertConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         if backbone is None:
+            # The one common setting that only the encoder's layers read.
+            if config.chunk_size_feed_forward:
+                config.encoder_config.chunk_size_feed_forward = config.chunk_size_feed_forward
             auto, options = encoder_class(config.encoder_config)
             backbone = auto.from_config(config.encoder_config, **options)
         self.backbone = backbone
