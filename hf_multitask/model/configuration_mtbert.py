@@ -49,7 +49,7 @@ def read_backbone_config(name_or_path: str, **kwargs: Any) -> PreTrainedConfig:
 
     Raises:
         OSError: There is no such model.
-        ValueError: It has a configuration that cannot be read, or code of its own.
+        ValueError: It has a configuration that cannot be read, or code of its own, or is quantized or to be.
     """
     place = {key: kwargs[key] for key in HUB_KEYS if key in kwargs}
     try:
@@ -66,6 +66,14 @@ def read_backbone_config(name_or_path: str, **kwargs: Any) -> PreTrainedConfig:
     is_foreign = type(config).__module__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME)
     if is_foreign and config.model_type != MultiTaskBertConfig.model_type:
         raise ValueError(_own_code(name_or_path))
+    parts = (config, getattr(config, "encoder_config", None))
+    quantization = [kwargs.get("quantization_config"), *(getattr(part, "quantization_config", None) for part in parts)]
+    if any(value is not None for value in quantization):
+        raise ValueError(
+            f"backbone {str(name_or_path)!r} must not be quantized: such weights are neither trained nor saved with "
+            "heads; train a whole one, and quantize what was saved, by AutoModel.from_pretrained(..., "
+            "quantization_config=...)."
+        )
     return config
 
 

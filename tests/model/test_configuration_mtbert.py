@@ -3,9 +3,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoConfig
+from transformers import AutoConfig, BitsAndBytesConfig
 
-from hf_multitask import MultiTaskBertConfig, TaskConfig
+from hf_multitask import MultiTaskBertConfig, MultiTaskBertModel, TaskConfig
 from tests.conftest import TASKS, encoder_config
 
 
@@ -149,3 +149,16 @@ def test_a_backbone_with_code_of_its_own_is_refused_before_training(tmp_path: Pa
     )
     with pytest.raises(ValueError, match="comes with code of its own, which would not travel"):
         MultiTaskBertConfig.from_backbone(str(tmp_path), tasks=TASKS, **options)
+
+
+@pytest.mark.parametrize("kind", ["plain", "ours", "ours_by_its_encoder"])
+@pytest.mark.parametrize("is_saved", [False, True])
+def test_a_quantized_backbone_is_refused_before_its_weights_are_read(tmp_path: Path, kind: str, is_saved: bool) -> None:
+    config = encoder_config() if kind == "plain" else MultiTaskBertConfig(encoder_config=encoder_config(), tasks=TASKS)
+    quantization = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    if is_saved:
+        (config.encoder_config if kind == "ours_by_its_encoder" else config).quantization_config = quantization
+    config.save_pretrained(tmp_path)
+    options = {} if is_saved else {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    with pytest.raises(ValueError, match=r"must not be quantized: .* quantize what was saved, by AutoModel"):
+        MultiTaskBertModel.from_backbone(str(tmp_path), tasks=TASKS, **options)
