@@ -13,7 +13,7 @@ from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .messages import first_line, nearest
-from .positions import most_tokens
+from .positions import check_backbone, most_tokens
 from .task_config import CHOICES, TaskConfig
 
 # A task's name becomes a module name, a metric's key and a file's name.
@@ -138,10 +138,7 @@ class MultiTaskBertConfig(PreTrainedConfig):
         if (self.encoder_config.architectures or [""])[0].endswith("EncoderModel"):
             # The encoder of T5's family, saved alone; of UMT5 its configuration does not say so.
             self.encoder_config.is_encoder_decoder = False
-        if self.encoder_config.is_encoder_decoder:
-            raise ValueError(
-                f"the backbone must be an encoder; {self.encoder_config.model_type!r} is an encoder-decoder."
-            )
+        check_backbone(self.encoder_config)
 
     @classmethod
     def from_backbone(
@@ -243,7 +240,10 @@ class MultiTaskBertConfig(PreTrainedConfig):
         """
         size = getattr(self.encoder_config, "hidden_size", None)
         if size is None:
-            raise ValueError(f"a {self.encoder_config.model_type!r} backbone has no hidden_size: it encodes no tokens.")
+            raise ValueError(
+                f"a {self.encoder_config.model_type!r} backbone has no hidden_size of its own: it reads more than "
+                "text, or gives no states of tokens; choose an encoder of text."
+            )
         return size
 
     def pooling_of(self, task: str | None) -> str:

@@ -210,8 +210,8 @@ class MultiTaskBertModel(PreTrainedModel):
         """
         if not any(hasattr(module, "gradient_checkpointing") for module in self.backbone.modules()):
             raise ValueError(
-                f"a {self.backbone.config.model_type} backbone has no layers that can be recomputed: leave checkpointing "
-                "of activations out, or choose another encoder."
+                f"a {self.backbone.config.model_type} backbone has no layers that can be recomputed: leave "
+                "checkpointing of activations out, or choose another encoder."
             )
         super()._set_gradient_checkpointing(*args, **kwargs)
 

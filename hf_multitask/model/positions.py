@@ -1,6 +1,23 @@
-"""Which positions an encoder gives to tokens, and how many it has."""
+"""What an encoder's type says of it: whether it reads texts, which positions it gives to tokens, and how many."""
 
+import torch
 from transformers import PreTrainedConfig
+
+# Why encoders of some types cannot read what a task has. transformers would say it after weights are fetched, by a
+# traceback in the first step, or not at all.
+_REFUSED = {
+    "bros": "needs the box of every word on its page",
+    "dpr": "gives no states of tokens",
+    "embedding_gemma2_text": "gives states of another size than its hidden_size",
+    "higgs_audio_v2": "gives no states of tokens",
+    "layoutlmv2": "needs the image of a page",
+    "layoutlmv3": "has a tokenizer that needs the box of every word on its page",
+    "lxmert": "needs the features of an image",
+    "reformer": "can be trained on inputs of one length alone, the product of its axial_pos_shape",
+    "tapas": "reads the cells of tables",
+    "vilt": "needs an image",
+    "vits": "gives no states of tokens",
+}
 
 # Encoders whose first token has the position after the padding token's id, as fairseq had it: so many positions are
 # never used. ESM's do where its positions are embedded, not rotated.
@@ -28,3 +45,20 @@ def most_tokens(encoder_config: PreTrainedConfig) -> int:
     if positions is None or positions <= 0:
         return _NO_LIMIT
     return positions - first_position(encoder_config)
+
+
+def check_backbone(encoder_config: PreTrainedConfig) -> None:
+    """Refuses an encoder that cannot be the backbone of tasks whose rows are texts.
+
+    Raises:
+        ValueError: It is of such a type.
+    """
+    kind = encoder_config.model_type
+    why = _REFUSED.get(kind)
+    if kind == "mra" and not torch.cuda.is_available():
+        # Without the kernel its attention is 0 everywhere, and nothing says so.
+        why = "has an attention of CUDA kernels alone, and there is no CUDA device"
+    if why is not None:
+        raise ValueError(f"a {kind} backbone {why}: choose another encoder of text.")
+    if encoder_config.is_encoder_decoder:
+        raise ValueError(f"the backbone must be an encoder; {kind!r} is an encoder-decoder.")

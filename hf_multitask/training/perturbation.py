@@ -22,6 +22,7 @@ _NO_SITES = {
 _NO_LAYERS = {
     "flaubert": "has no modules that are its layers",
     "funnel": "has layers over fewer and fewer states",
+    "hy_v4": "has layers over several streams of states",
     "xlm": "has no modules that are its layers",
 }
 # By type, which two axes of its states are the other way round than in [S, L, H]; of SqueezeBERT those of layers only.

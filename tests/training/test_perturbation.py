@@ -8,8 +8,7 @@ from torch import Tensor
 
 from hf_multitask import MultiTaskBertModel
 from hf_multitask.training.perturbation import CleanPass, PerturbationSite
-from tests.conftest import without_dropout
-from tests.model.test_encoders import here, tiny, tiny_config
+from tests.model.encoders import here, still
 
 LENGTHS = [5, 3]
 IDS = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, 0, 0]])
@@ -17,17 +16,6 @@ MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 # Each has a reason to be here: the words' module, an output that is a tuple, axes of their own, padding of their own.
 WORDS = here("bert", "t5", "mt5", "umt5", "ibert", "xlnet", "longformer", "squeezebert")
 LAYERS = here("bert", "t5", "ibert", "xlnet", "longformer", "squeezebert", "albert")
-
-
-def model_of(kind: str, **config: Any) -> MultiTaskBertModel:
-    settings = tiny_config(kind)
-    for key, value in config.items():
-        setattr(settings, key, value)
-    for key in ("attention_probs_dropout_prob", "hidden_dropout_prob", "dropout_rate", "dropout"):
-        if hasattr(settings, key):
-            setattr(settings, key, 0.0)
-    torch.manual_seed(0)
-    return without_dropout(tiny(settings)).train()
 
 
 def passes(model: MultiTaskBertModel, delta: Tensor, layer: int | None) -> tuple[Tensor, Tensor, Any]:
@@ -47,7 +35,7 @@ def random_delta(seed: int = 1) -> Tensor:
 @pytest.mark.parametrize("kind", WORDS)
 def test_perturbed_words_are_those_of_a_model_with_other_words(kind: str) -> None:
     """Every token of the batch is another, so that its perturbation can be added to its row of the weights."""
-    model, delta = model_of(kind), random_delta()
+    model, delta = still(kind), random_delta()
     before, after, _ = passes(model, delta, None)
     with torch.no_grad():
         model.get_input_embeddings().weight.index_add_(0, IDS[MASK.bool()], delta[MASK.bool()])
@@ -60,7 +48,7 @@ def test_perturbed_words_are_those_of_a_model_with_other_words(kind: str) -> Non
 @pytest.mark.parametrize("layer", [0, 1])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_a_perturbed_layer_differs_from_there_on(kind: str, layer: int) -> None:
-    model, delta = model_of(kind), random_delta()
+    model, delta = still(kind), random_delta()
     before, after, clean = passes(model, 0 * delta, layer)
     assert clean.states.shape[0] == 2
     assert clean.states.shape[2] == 16
@@ -77,7 +65,7 @@ def test_a_perturbed_layer_differs_from_there_on(kind: str, layer: int) -> None:
 
 @pytest.mark.parametrize(("layers", "groups"), [(4, 1), (4, 2), (5, 2)])
 def test_layers_of_albert_that_share_weights_are_counted_as_they_run(layers: int, groups: int) -> None:
-    model = model_of("albert", num_hidden_layers=layers, num_hidden_groups=groups)
+    model = still("albert", num_hidden_layers=layers, num_hidden_groups=groups)
     before = model(IDS, attention_mask=MASK, output_hidden_states=True)
     for layer in range(layers):
         delta = random_delta(layer)
@@ -93,7 +81,7 @@ def test_layers_of_albert_that_share_weights_are_counted_as_they_run(layers: int
 
 
 def test_the_layers_below_run_once_where_they_share_weights() -> None:
-    model, calls = model_of("albert", num_hidden_layers=4), []
+    model, calls = still("albert", num_hidden_layers=4), []
     model.backbone.encoder.albert_layer_groups[0].albert_layers[0].register_forward_hook(lambda *_: calls.append(1))
     passes(model, random_delta(), 3)
     assert len(calls) == 4 + 1
@@ -112,16 +100,16 @@ def test_the_layers_below_run_once_where_they_share_weights() -> None:
 )
 def test_what_has_no_such_site_is_refused(kind: str, layer: int | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        PerturbationSite(model_of(kind).backbone, layer)
+        PerturbationSite(still(kind).backbone, layer)
 
 
 def test_an_encoder_that_rounds_its_states_is_refused() -> None:
     with pytest.raises(ValueError, match=r"a ibert backbone with quant_mode rounds its states.*quant_mode false"):
-        PerturbationSite(model_of("ibert", quant_mode=True).backbone)
+        PerturbationSite(still("ibert", quant_mode=True).backbone)
 
 
 def test_an_encoder_that_never_runs_the_site_is_named() -> None:
-    model = model_of("bert")
+    model = still("bert")
     words = torch.nn.Embedding(40, 16)
     model.backbone.get_input_embeddings = lambda: words
     site = PerturbationSite(model.backbone)
@@ -132,7 +120,7 @@ def test_an_encoder_that_never_runs_the_site_is_named() -> None:
 
 
 def test_states_of_another_shape_are_named() -> None:
-    site, clean = PerturbationSite(model_of("bert").backbone, 0), CleanPass()
+    site, clean = PerturbationSite(still("bert").backbone, 0), CleanPass()
     for shape in ([5, 2, 16], [2, 16, 5], [10, 16], [2, 4, 16], [2, 8, 16]):
         clean.states = torch.zeros(shape)
         with pytest.raises(ValueError, match=r"bert backbone.s states at its layers have the shape .*: leave"):
@@ -140,6 +128,6 @@ def test_states_of_another_shape_are_named() -> None:
 
 
 def test_what_an_encoder_pads_is_not_among_the_states() -> None:
-    site, clean = PerturbationSite(model_of("longformer").backbone, 0), CleanPass()
+    site, clean = PerturbationSite(still("longformer").backbone, 0), CleanPass()
     clean.states = torch.arange(2 * 8 * 16.0).view(2, 8, 16)
     assert torch.equal(site.states(clean, (2, 5)), clean.states[:, :5])

@@ -298,6 +298,7 @@ def test_layouts_give_the_same_regulariser(make_batch, layer: int | None) -> Non
     packed, padded = (regularize(model, make_batch(packing), layer=layer, **LARGE) for packing in (True, False))
     for name, value in packed.values.items():
         torch.testing.assert_close(padded.values[name], value, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(padded.radius, packed.radius)
 
 
 @pytest.mark.usefixtures("same_noise")
