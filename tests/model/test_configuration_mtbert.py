@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, BitsAndBytesConfig
 
-from hf_multitask import MultiTaskBertConfig, MultiTaskBertModel, TaskConfig
+from hf_multitask import MultiTaskBertConfig, MultiTaskBertModel
 from tests.conftest import TASKS, encoder_config
 
 
@@ -26,63 +26,7 @@ def test_a_saved_config_comes_back_through_autoconfig_with_its_tasks_in_order(tm
     assert json.loads((tmp_path / "config.json").read_text())["tasks"][2]["labels"] == ["no", "yes"]
 
 
-def test_label_names_default_to_ids() -> None:
-    assert TaskConfig("single_label_classification", num_labels=3).labels == ["0", "1", "2"]
-    assert TaskConfig("pair_classification").labels == ["0", "1"]
-
-
-@pytest.mark.parametrize(
-    ("task", "sequences", "logits"),
-    [
-        ({"type": "single_label_classification", "num_labels": 2}, 1, 2),
-        ({"type": "pair_classification"}, 2, 1),
-        ({"type": "pair_classification", "pair_encoding": "cross"}, 1, 1),
-        ({"type": "pair_classification", "num_labels": 3}, 2, 3),
-        ({"type": "pair_regression"}, 2, 1),
-        ({"type": "pair_regression", "pair_encoding": "cross"}, 1, 1),
-    ],
-)
-def test_sequences_and_logits_per_row(task: dict[str, Any], sequences: int, logits: int) -> None:
-    config = TaskConfig.from_dict(task)
-    assert (config.sequences_per_row, config.num_logits) == (sequences, logits)
-
-
 CLASSES = {"type": "single_label_classification", "num_labels": 5}
-
-
-@pytest.mark.parametrize(
-    ("task", "message"),
-    [
-        ({"type": "pair_regresion"}, "did you mean 'pair_regression'"),
-        ({}, "type is missing"),
-        ("sst", "must be a mapping"),
-        ({**CLASSES, "poling": "cls"}, "unknown key 'poling'; did you mean 'pooling'"),
-        ({**CLASSES, "pooling": "meen"}, "pooling 'meen' is unknown; did you mean 'mean'"),
-        ({"type": "single_label_classification"}, "needs labels"),
-        ({**CLASSES, "labels": ["a", "b"]}, "num_labels is 5, but labels has 2"),
-        ({**CLASSES, "num_labels": 1}, "at least two different names"),
-        ({**CLASSES, "num_labels": 2.5}, "num_labels must be a whole number, not 2.5"),
-        ({"type": "single_label_classification", "labels": "abc"}, "labels must be a list, not 'abc'"),
-        ({"type": "single_label_classification", "labels": [["a"], ["b"]]}, "must be names"),
-        ({"type": "pair_regression", "score_range": True}, "score_range must be a list, not True"),
-        ({"type": "pair_classification", "labels": ["yes", "yes"]}, "at least two different names"),
-        ({"type": "pair_classification", "labels": [False, True]}, "YAML reads yes, no, on and off so: quote them"),
-        ({**CLASSES, "score_range": [0, 5]}, "score_range is for pair_regression"),
-        ({"type": "pair_regression", "num_labels": 5}, "are for classification"),
-        ({"type": "pair_regression", "score_range": [5, 0]}, "the lower first"),
-        ({"type": "pair_regression", "score_range": [0, float("nan")]}, "must be two numbers"),
-        ({"type": "pair_regression", "score_range": [0, float("inf")]}, "must be two numbers"),
-        ({"type": "pair_regression", "score_range": [float("-inf"), 0]}, "must be two numbers"),
-        ({"type": "pair_regression", "pair_encoding": "siamese"}, "known: bi, cross"),
-        ({**CLASSES, "dropout": 1.0}, "dropout 1.0"),
-        ({**CLASSES, "weight": -1}, "weight -1"),
-        ({**CLASSES, "weight": "heavy"}, "weight 'heavy'"),
-    ],
-)
-def test_a_wrong_task_is_refused_by_a_sentence_that_names_it(task: Any, message: str) -> None:
-    with pytest.raises(ValueError, match="task 'mine'") as error:
-        MultiTaskBertConfig(tasks={"mine": task})
-    assert message in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../up", "a.b", "1st", "x" * 65, "keys", "forward"])
