@@ -39,12 +39,13 @@ class CleanPass:
     Args:
         states: What is perturbed, [1, T, H] or [S, L, H], with its graph; of an encoder that pads by itself, as
             Longformer does to a multiple of its window, with that padding.
-        random: The generators' states there.
+        start, random: The generators' states before the pass, where the site is a layer, and at the site.
         tape, place: The masks that the pass drew on a CPU, and the place of the first of them after the site.
         lower_outputs: Of the layers below the site, lowest first.
     """
 
     states: Tensor | None = None
+    start: list[Tensor] = field(default_factory=list)
     random: list[Tensor] = field(default_factory=list)
     tape: MaskTape = field(default_factory=MaskTape)
     place: int = 0
@@ -107,6 +108,8 @@ class PerturbationSite:
             return clean.lower_outputs[-1]
 
         with self._around(keep, lower):
+            if self._layers:
+                clean.start = random_state(next(self._layers[0].parameters()).device)
             use_tape(clean.tape if share_dropout else None)
             yield clean
 
@@ -136,7 +139,16 @@ class PerturbationSite:
             return self._swap(states + padded.to(states.dtype))
 
         outputs = iter(clean.lower_outputs)
-        with self._around(add, lambda run: next(outputs)):
+
+        def lower(run: Callable[[], Any]) -> Any:
+            use_tape(None)
+            return next(outputs)
+
+        with self._around(add, lower):
+            if share_dropout and clean.states is not None and clean.start:
+                # What passes the site by, as XLNet's positions and LiLT's boxes do, has its dropout before the site.
+                set_random_state(clean.start, clean.states.device)
+                use_tape(MaskTape(0, clean.tape.masks))
             yield
 
     def states(self, clean: CleanPass, shape: Sequence[int]) -> Tensor:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from hf_multitask import MultiTaskBertModel
+from hf_multitask.model.dropout import use_bit_dropout
 from hf_multitask.training.perturbation import CleanPass, PerturbationSite
-from tests.model.encoders import here, still
+from tests.model.encoders import here, still, tiny, tiny_config
 
 LENGTHS = [5, 3]
 IDS = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, 0, 0]])
@@ -85,6 +86,25 @@ def test_the_layers_below_run_once_where_they_share_weights() -> None:
     model.backbone.encoder.albert_layer_groups[0].albert_layers[0].register_forward_hook(lambda *_: calls.append(1))
     passes(model, random_delta(), 3)
     assert len(calls) == 4 + 1
+
+
+@pytest.mark.parametrize("layer", [None, 0, 1])
+@pytest.mark.parametrize("by_bits", [False, True])
+@pytest.mark.parametrize(
+    "kind", here("albert", "deberta-v2", "ibert", "lilt", "longformer", "squeezebert", "t5", "xlnet")
+)
+def test_a_pass_without_a_perturbation_repeats_the_masks_of_the_clean_one(
+    kind: str, by_bits: bool, layer: int | None
+) -> None:
+    """Those too that come before the site and go past it: of XLNet's positions and LiLT's boxes."""
+    # ALBERT's default is no dropout; DeBERTa's convolution has dropout between layers, and reads what layer 0 read.
+    sizes = {"albert": {"hidden_dropout_prob": 0.1}, "deberta-v2": {"conv_kernel_size": 3}}
+    model = tiny(tiny_config(kind, **sizes.get(kind, {}))).train()
+    if by_bits:
+        use_bit_dropout(model)
+    before, after, _ = passes(model, torch.zeros(2, 5, model.config.hidden_size), layer)
+    assert torch.equal(before, after)
+    assert not torch.equal(before, model(IDS, attention_mask=MASK).last_hidden_state)
 
 
 @pytest.mark.parametrize(
