@@ -53,6 +53,46 @@ def test_the_docs_recipe_for_evaluates_evaluator_runs_as_it_is_typed(
     assert float(run.stdout.splitlines()[-1]) == np.mean(np.equal(predicted, [3, 1]))
 
 
+def recipe(beginning: str, **names: Any) -> dict[str, Any]:
+    """The names that are there after a recipe of docs/hub.md ran, which has a text in it; some are there before."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/hub.md").read_text(), re.DOTALL)
+    (block,) = (block for block in blocks if beginning in block)
+    *lines, last = block.strip().splitlines()
+    exec("\n".join([*lines, f"result = {last}"]), names)
+    return names
+
+
+def small_pipeline(tokenizer: Any) -> Callable[..., MultiTaskPipeline]:
+    """In place of transformers' `pipeline`, one of a small model, whatever name is asked for."""
+    return lambda task, model, **options: MultiTaskPipeline(tiny_model(), tokenizer, **options)
+
+
+def test_shap_explains_by_the_docs_recipe(tokenizer: Any) -> None:
+    shap = pytest.importorskip("shap")
+    names = recipe("shap.Explainer(", shap=shap, pipeline=small_pipeline(tokenizer))
+    explanation, pipe = names["result"], names["pipe"]
+    assert list(explanation.output_names) == pipe.model.config.tasks["sst"].labels
+    scores = {row["label_id"]: row["score"] for row in pipe("a lovely film", task="sst")}
+    # What the words add to the prediction without any word.
+    (values,), (start,) = explanation.values, explanation.base_values
+    assert start + values.sum(0) == pytest.approx([scores[label] for label in range(5)], abs=1e-5)
+    assert np.abs(values).max() > 0.01
+
+
+def test_lime_explains_by_the_docs_recipe(tokenizer: Any) -> None:
+    lime_text = pytest.importorskip("lime.lime_text")
+    pipe = small_pipeline(tokenizer)("multi-task", "any")
+    names = recipe("LimeTextExplainer()", np=np, pipe=pipe, LimeTextExplainer=lime_text.LimeTextExplainer)
+    explanation, probabilities = names["result"], names["probabilities"]
+    scores = {row["label_id"]: row["score"] for row in pipe("a lovely film", task="sst", top_k=None)}
+    assert explanation.predict_proba == pytest.approx([scores[label] for label in range(5)], abs=1e-5)
+    # LIME's weight of a word has the sign of what the probability loses without it.
+    (without,) = probabilities(["a film"])
+    loss = explanation.predict_proba[1] - without[1]
+    weights = dict(explanation.as_list(label=1))
+    assert np.sign(weights["lovely"]) == np.sign(loss)
+
+
 def test_peft_trains_and_saves_the_heads_of_tasks_by_name(tokenizer: Any, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     inputs = tokenizer(["a lovely film"], return_tensors="pt")
