@@ -16,6 +16,7 @@ from hf_multitask.data.loading import SplitReport
 from hf_multitask.evaluation.metrics import Metrics
 from hf_multitask.evaluation.shortfalls import counting_score, no_better
 from hf_multitask.evaluation.summary import METRICS, escaped, number, results_table
+from hf_multitask.hub.adapters import Adapter
 from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, TaskConfig
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def build_card(
     step: int,
     sizes: Mapping[str, Mapping[str, int]],
     parameters: int,
+    adapter: Adapter | None = None,
     **metadata: Any,
 ) -> ModelCard:
     """Fills the template `model_card.md`; nothing is said that the run did not do or measure.
@@ -101,6 +103,7 @@ def build_card(
         step: Updates so far.
         sizes: Rows by split and task; used where there are no reports.
         parameters: Of the model.
+        adapter: What was trained of it, if not the whole.
         metadata: Further `tags`, and fields of `ModelCardData` that go before those which are filled here.
     """
     metrics = _last(history, "eval_")
@@ -111,12 +114,12 @@ def build_card(
     }
     values: dict[str, Any] = {
         "model_name": name,
-        "library_name": "transformers",
+        "library_name": "transformers" if adapter is None else "peft",
         # The Hub shows a snippet with the pipeline of this name: it must be one that can read the model. Those of
         # classification and similarity want another kind of model than one with several heads.
         "pipeline_tag": "feature-extraction",
         "tags": ["hf-multitask", "multi-task"],
-        "base_model": facts.base_model,
+        "base_model": facts.base_model or (adapter.base_model if adapter is not None else None),
         "datasets": sorted({dataset for dataset, _ in facts.datasets.values()}) or None,
         "language": list(facts.language) or None,
         "license": facts.license,
@@ -134,6 +137,7 @@ def build_card(
         cell=escaped,
         encoder=_encoder(config),
         parameters=parameters,
+        adapter=adapter,
         step=step,
         table=results_table(config.tasks, metrics, facts.trivial, intervals) if metrics else None,
         reports=reports,

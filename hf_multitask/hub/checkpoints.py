@@ -10,6 +10,7 @@ from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import CONFIG_NAME
 
+from hf_multitask.hub.adapters import CONFIG_NAME as ADAPTERS_CONFIG_NAME
 from hf_multitask.hub.manifest import check_whole, newest_whole
 from hf_multitask.hub.upload import refused_by_hub
 from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, TaskConfig
@@ -49,15 +50,17 @@ def check_same_tasks(folder: str | Path, config: MultiTaskBertConfig) -> None:
     """Refuses a folder whose model has another table of tasks: weights and optimizer states would go to wrong heads.
 
     Args:
-        folder: The checkpoint, or a run's folder. One without a model's configuration is not looked at.
+        folder: The checkpoint, or a run's folder. One without a configuration of ours is not looked at.
         config: Of the model that is to go on.
 
     Raises:
         ValueError: The tables differ; the message says in what.
     """
-    if not (Path(folder) / CONFIG_NAME).is_file():
+    files = [Path(folder) / name for name in (CONFIG_NAME, ADAPTERS_CONFIG_NAME)]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
         return
-    differences = list(_task_differences(MultiTaskBertConfig.from_pretrained(folder), config))
+    differences = list(_task_differences(MultiTaskBertConfig.from_json_file(file), config))
     if differences:
         raise ValueError(
             f"checkpoint {folder} cannot be resumed, since its tasks are not this run's: {'; '.join(differences)}. "

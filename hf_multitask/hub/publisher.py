@@ -21,6 +21,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, Train
 from transformers.utils.hub import PushInProgress
 
 from hf_multitask.data.loading import SplitReport
+from hf_multitask.hub.adapters import CONFIG_NAME, check_same_kind, check_trainable, describe_adapter, is_adapted
 from hf_multitask.hub.card import RunFacts, build_card
 from hf_multitask.hub.checkpoints import LAST_CHECKPOINT, find_checkpoint
 from hf_multitask.hub.manifest import MANIFEST_NAME, newest_whole, seal
@@ -70,12 +71,15 @@ class ModelPublisher(Trainer):
             kwargs: For the parent.
 
         Raises:
-            ValueError: There is no checkpoint, or the one that is named is not whole or of other tasks.
+            ValueError: There is no checkpoint, or the one that is named is not whole, of other tasks, or of a whole
+                model where the run trains an adapter, or the other way round; or the adapter cannot be trained.
         """
+        check_trainable(self.model)
         if resume_from_checkpoint:
             args = self.args
             where = (args.output_dir, args.hub_token)
             resume_from_checkpoint = find_checkpoint(resume_from_checkpoint, *where, self.model.config)
+            check_same_kind(resume_from_checkpoint, self.model)
             logger.info("Resuming from %s.", resume_from_checkpoint)
         return super().train(resume_from_checkpoint, **kwargs)
 
@@ -114,6 +118,8 @@ class ModelPublisher(Trainer):
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            if is_adapted(self.model):
+                self.model.config.to_json_file(folder / CONFIG_NAME)
             arguments = {key: _without_folders(value) for key, value in self.args.to_dict().items()}
             text = json.dumps(arguments, indent=2, default=str)
             (folder / TRAINING_ARGS_NAME).with_suffix(".json").write_text(text, encoding="utf-8")
@@ -160,6 +166,7 @@ class ModelPublisher(Trainer):
             step=self.state.global_step,
             sizes=sizes,
             parameters=self.model.num_parameters(),
+            adapter=describe_adapter(self.model),
             language=language,
             license=license,
             tags=tags,

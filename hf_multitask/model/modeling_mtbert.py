@@ -52,6 +52,8 @@ class MultiTaskBertModel(PreTrainedModel):
     _supports_attention_backend = True
     # `forward` has **kwargs for the encoder, not for a count of items to divide the loss by.
     accepts_loss_kwargs = False
+    # What `from_backbone` was given: whoever loads an adapter of PEFT begins there too.
+    started_from: str | None = None
 
     def __init__(self, config: MultiTaskBertConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config)
@@ -116,7 +118,9 @@ class MultiTaskBertModel(PreTrainedModel):
         if layers := sorted(key for key in info["unexpected_keys"] if LAYER.search(key)):
             logger.warning("%s: %d weights of layers are not used, the first %s.", name_or_path, len(layers), layers[0])
         config.encoder_config = backbone.config
-        return cls(config, backbone=backbone).to(backbone.dtype)
+        model = cls(config, backbone=backbone).to(backbone.dtype)
+        model.started_from = str(name_or_path)
+        return model
 
     @classmethod
     def _going_on(cls, config: MultiTaskBertConfig, old: "MultiTaskBertModel") -> "MultiTaskBertModel":
@@ -124,6 +128,7 @@ class MultiTaskBertModel(PreTrainedModel):
         config.encoder_config = old.backbone.config
         model: Any = cls(config, backbone=old.backbone)
         model.to(old.dtype)
+        model.started_from = old.name_or_path
         for name, task in config.tasks.items():
             if name in old.config.tasks and not task.differences(old.config.tasks[name]):
                 model.heads[name].load_state_dict(old.heads[name].state_dict())

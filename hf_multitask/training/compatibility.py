@@ -7,6 +7,7 @@ from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from hf_multitask.hub.adapters import check_adapter
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
 from hf_multitask.training.proximal import ProximalPoint
 from hf_multitask.training.surgery import GradientSurgery
@@ -93,13 +94,14 @@ def settled_arguments(args: Any, kwargs: Mapping[str, Any]) -> MultiTaskTraining
 
 
 def check_model(model: Any) -> None:
-    """Refuses what is no model of several tasks.
+    """Refuses what is no model of several tasks, or an adapter of one that could not be trained or loaded again.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is such a thing.
     """
     if getattr(getattr(model, "config", None), "tasks", None) is None:
         raise ValueError(f"model must be a MultiTaskBertModel, as from_backbone gives it, not {type(model).__name__}.")
+    check_adapter(model)
 
 
 def check_methods(
