@@ -28,8 +28,11 @@ def export_sentence_transformer(
         tokenizer: The model's; by default, the one that lies where the model was loaded from.
 
     Raises:
+        ValueError: The model has an adapter of PEFT, which is not merged into its weights.
         OSError: No tokenizer is given, and there is none.
     """
+    if hasattr(model, "peft_config"):
+        raise ValueError("the model has an adapter beside its weights: export model.merge_and_unload().")
     if tokenizer is None:
         try:
             tokenizer = AutoTokenizer.from_pretrained(model.name_or_path)

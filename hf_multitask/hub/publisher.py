@@ -120,6 +120,8 @@ class ModelPublisher(Trainer):
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
             if is_adapted(self.model):
                 self.model.config.to_json_file(folder / CONFIG_NAME)
+                # In place of PEFT's, which is to be filled in by hand.
+                self.create_model_card(output_dir=folder)
             arguments = {key: _without_folders(value) for key, value in self.args.to_dict().items()}
             text = json.dumps(arguments, indent=2, default=str)
             (folder / TRAINING_ARGS_NAME).with_suffix(".json").write_text(text, encoding="utf-8")

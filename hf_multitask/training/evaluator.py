@@ -162,7 +162,7 @@ class MultiTaskEvaluator(Trainer):
             `<prefix>_<task>_<metric>`, `<prefix>_<task>_loss`, `<prefix>_loss`, and `<prefix>_final_score` over the
             tasks that were evaluated.
         """
-        if isinstance(eval_dataset, Mapping):
+        if not isinstance(eval_dataset, str):
             # The parent would run a separate evaluation, with callbacks and all, for each value of a dict.
             eval_dataset = self._prepare_datasets("eval_dataset", eval_dataset, "evaluate")
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)

@@ -12,7 +12,13 @@ import torch
 import yaml
 from transformers import AutoModel, set_seed
 
-from hf_multitask import MultiTaskBertModel, MultiTaskTrainer, MultiTaskTrainingArguments, TaskConfig
+from hf_multitask import (
+    MultiTaskBertModel,
+    MultiTaskTrainer,
+    MultiTaskTrainingArguments,
+    TaskConfig,
+    export_sentence_transformer,
+)
 from hf_multitask.hub.adapters import check_trainable, describe_adapter
 from hf_multitask.hub.checkpoints import check_same_tasks
 from tests.conftest import ROOT, TASKS, task_rows, tiny_model
@@ -211,13 +217,13 @@ def test_the_cards_snippet_loads_what_was_trained(
     trainer = make(adapted(model, modules_to_save=list(model.config.tasks)))
     trainer.train()
     trainer.save_model()
-    trainer.create_model_card()
     assert {path.name for path in (tmp_path / "out").iterdir() if path.is_file()} == ADAPTER_FILES
     card = (tmp_path / "out" / "README.md").read_text()
     start = "plain" if kind == "plain" else "base"
     assert "This is an adapter of PEFT (LORA): what was trained, without the model" in card
     assert f"`{start}` is the name that a folder had" in card
     assert "AutoModel.from_pretrained" not in card
+    assert snippet((tmp_path / "out" / "checkpoint-2" / "README.md").read_text()) == snippet(card)
     assert str(tmp_path) not in card
     code = snippet(card) + "\nimport torch\nprint(model(**tokens(['a film']), task='sst').logits.tolist())"
     code = code.replace("import torch", "tokens = lambda texts: pipe.tokenizer(texts, return_tensors='pt')")
@@ -283,3 +289,16 @@ def test_the_table_of_tasks_is_written_as_it_is_read() -> None:
     assert read == model.config.tasks
     assert eval(adapter.tasks)["mood"] == tasks["mood"]
     assert describe_adapter(SimpleNamespace()) is None
+
+
+def test_it_is_merged_before_it_is_exported(make: Any, base: Path, tokenizer: Any, tmp_path: Path) -> None:
+    trainer = make(adapted(load(base)))
+    trainer.train()
+    with pytest.raises(ValueError, match=r"the model has an adapter .*: export model\.merge_and_unload"):
+        export_sentence_transformer(trainer.model, tmp_path / "export", tokenizer)
+    inputs = tokenizer(["a film"], return_tensors="pt")
+    expected = trainer.model.eval()(**inputs).pooler_output
+    merged = trainer.model.merge_and_unload()
+    export_sentence_transformer(merged, tmp_path / "export", tokenizer)
+    states = AutoModel.from_pretrained(tmp_path / "export")(**inputs).last_hidden_state
+    torch.testing.assert_close(states.mean(1), expected)

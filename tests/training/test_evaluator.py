@@ -99,6 +99,14 @@ def test_they_get_the_losses_if_those_are_asked_for(tmp_path: Any, tokenizer: An
     assert metrics["eval_sts_mean_loss"] == pytest.approx(metrics["eval_sts_loss"])
 
 
+def test_a_dataset_of_no_task_is_refused_by_the_name_of_its_argument(tmp_path: Any, tokenizer: Any) -> None:
+    trainer, rows = build(tmp_path, tokenizer), task_rows(6)["sst"]
+    with pytest.raises(ValueError, match=r"^eval_dataset must be a dictionary .*, not Dataset\."):
+        trainer.evaluate(rows)
+    with pytest.raises(ValueError, match=r"^test_dataset must be a dictionary .*, not Dataset\."):
+        trainer.predict(rows)
+
+
 def test_a_task_that_is_not_there_cannot_be_evaluated(tmp_path: Any, tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="task 'ssst' is unknown; did you mean 'sst'"):
         build(tmp_path, tokenizer).evaluate("ssst")
