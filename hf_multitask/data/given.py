@@ -131,6 +131,8 @@ class GivenData:
             return dataset, dataset.report
         if not isinstance(dataset, Dataset | IterableDataset):
             raise ValueError(f"{place} must be a datasets.Dataset, not {type(dataset).__name__}.")
+        # Values are read as they lie there, and not as tensors.
+        dataset = dataset.with_format(None)
         task, keys = self._tasks[name], self._columns.get(name, {})
         source = GivenSource(**keys, dataset=dataset)
         is_tokenized = isinstance(dataset, Dataset) and "input_ids" in dataset.column_names

@@ -80,10 +80,22 @@ class _Lists:
 
     def __init__(self, table: pa.Table, column: str) -> None:
         lists = table[column]
+        if not _holds_numbers(lists.type):
+            raise ValueError(f"column {column!r} must hold lists of whole numbers, not {lists.type}.")
         self.lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
         _refuse(self.lengths == 0, f"has no {column}")
-        self.values = pc.list_flatten(lists).to_numpy()
         self.starts = np.cumsum(self.lengths) - self.lengths
+        values = pc.list_flatten(lists)
+        if values.null_count:
+            _refuse(np.add.reduceat(pc.is_null(values).to_numpy(), self.starts), f"lacks a number in its {column}")
+        self.values = values.to_numpy()
+
+
+def _holds_numbers(kind: pa.DataType) -> bool:
+    """Whether a type is that of lists of whole numbers, or of nothing but empty ones."""
+    inside = getattr(kind, "value_type", None)
+    is_kind = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_null)
+    return inside is not None and any(is_inside(inside) for is_inside in is_kind)
 
 
 def _cut_to_mask(rows: Dataset, suffix: str, tokenizer: PreTrainedTokenizerBase | None, most_tokens: int) -> Dataset:

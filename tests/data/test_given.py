@@ -102,6 +102,20 @@ def test_labels_may_be_absent_unless_they_are_trained_on_or_named(tokenizer: Any
                 data.prepare(argument, rows_given)
 
 
+@pytest.mark.parametrize("kind", ["numpy", "torch", "pandas", "arrow"])
+def test_the_format_of_a_dataset_is_nothing_to_its_rows(tokenizer: Any, kind: str) -> None:
+    table = Dataset.from_dict({"sentence": ["a film", "a dog"], "label": [1, 0]}).with_format(kind)
+    rows, _ = given(tokenizer).prepare("train_dataset", {"mood": table})
+    assert [(rows[i]["input_ids"], rows[i]["label"]) for i in (0, 1)] == [
+        (tokenizer("a film")["input_ids"], 1),
+        (tokenizer("a dog")["input_ids"], 0),
+    ]
+    columns = {"mood": {"shuffle_buffer": 1}}
+    stream = table.to_iterable_dataset().with_format(kind)
+    streamed, _ = given(tokenizer, columns).prepare("train_dataset", {"mood": stream})
+    assert streamed.datasets["mood"][[0, 1]]["label"] == [1, 0]
+
+
 def test_cut_rows_are_counted_and_said(tokenizer: Any, caplog: Any) -> None:
     data = GivenData({"mood": MOOD}, tokenizer, 4, 70)
     table = Dataset.from_dict({"sentence": ["a cat sat on the mat", "a cat"], "label": ["good", "bad"]})

@@ -92,6 +92,7 @@ def test_a_trainer_predicts_alike_from_texts_and_from_padded_tokens(
             {"input_ids": [[2, 3]], "attention_mask": [[1, 2]]},
             "row 1: has other numbers in its attention_mask than 0 and 1",
         ),
+        (MOOD, {"input_ids": [[2, 3], [2, None, 3]]}, "row 2: lacks a number in its input_ids."),
         (MOOD, {"input_ids": [[2, 5, 3]], "attention_mask": [[1, 0, 1]]}, "row 1: has zeros between the ones"),
     ],
 )
@@ -109,6 +110,12 @@ def test_another_number_of_texts_than_the_task_reads_is_refused(tokenizer: Any, 
     wanted = "input_ids, and input_ids_2, the second text's" if task is SAME else "input_ids, and input_ids alone"
     with pytest.raises(ValueError, match=f"needs a column {wanted}; it has "):
         check(rows(**columns), task, tokenizer, 8)
+
+
+@pytest.mark.parametrize(("ids", "kind"), [(["2 3"], "string"), ([2], "int"), ([[2.0, 3.0]], "list<.*double>")])
+def test_a_column_of_anything_but_lists_of_numbers_is_refused(tokenizer: Any, ids: Any, kind: str) -> None:
+    with pytest.raises(ValueError, match=f"column 'input_ids' must hold lists of whole numbers, not .*{kind}"):
+        check(rows(input_ids=ids), MOOD, tokenizer, 8)
 
 
 @pytest.mark.parametrize("numbered", [False, True])
