@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -286,6 +287,9 @@ def _text(value: Any) -> str:
         raise ValueError(f"is {value!r}, not text.")
     if not value.strip():
         raise ValueError(f"is {'blank' if value else 'empty'}.")
+    # JSON can have such halves; no tokenizer reads them.
+    if half := re.search(r"[\ud800-\udfff]", value):
+        raise ValueError(f"has {half[0]!r}, one half of a character, as its character {half.start() + 1}.")
     return value
 
 

@@ -6,7 +6,7 @@ import glob
 import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import islice
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 _PEEKED_LINES = 1000
 _QUOTING = {None: csv.QUOTE_MINIMAL, "standard": csv.QUOTE_MINIMAL, "none": csv.QUOTE_NONE}
 _DELIMITERS = {"\t": "tabs", ";": "semicolons", ",": "commas", "|": "bars"}
+# A text of two lines often has one; then only a whole line that looks like a row is taken for one.
+_IN_PROSE = ",; "
 _KINDS: dict[Any, str] = {str: "text", str | None: "text", bool: "true or false"}
 _READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
@@ -116,7 +118,7 @@ class FileSource(Source):
     """Local csv, tsv, json, jsonl or parquet files.
 
     Args:
-        delimiter: Of csv files; by default a comma, and a tab for `.tsv`.
+        delimiter: Of csv files, one character, or `tab`; by default a comma, and a tab for `.tsv`.
         quoting: Of csv and tsv files: `standard` where a cell in quotes may hold delimiters and line breaks, `none`
             where quotes are characters like any other, as in GLUE's files. By default as `standard`, but a cell
             whose lines look like rows of their own is a bad row.
@@ -132,29 +134,17 @@ class FileSource(Source):
         if self.quoting not in _QUOTING:
             known = [quoting for quoting in _QUOTING if quoting]
             raise ValueError(f"quoting {self.quoting!r} is unknown; {nearest(str(self.quoting), known)}")
+        # A mistake in it is said with the recipe's other keys, before a file is read.
+        _one_character(self.delimiter)
 
     def describe(self, split: str) -> str:
         return str(Path(self.data_dir).expanduser() / Path(self.split(split)).expanduser())
 
     def load(self, split: str, on_bad_rows: OnBadRows = "error") -> Dataset:
-        path = self.describe(split)
-        rows = read_file(path, self.delimiter, quoting=self.quoting)
-        if self._may_swallow_rows(path):
-            _check_swallowed_rows(rows.data.table, 0, path, _delimiter(Path(path), self.delimiter), on_bad_rows)
-        return rows
+        return read_file(self.describe(split), self.delimiter, quoting=self.quoting, on_bad_rows=on_bad_rows)
 
     def stream(self, split: str, on_bad_rows: OnBadRows = "error") -> IterableDataset:
-        path = self.describe(split)
-        rows = read_file(path, self.delimiter, streaming=True, quoting=self.quoting)
-        if not self._may_swallow_rows(path):
-            return rows
-        delimiter = _delimiter(Path(path), self.delimiter)
-        check = partial(_check_batch, path=path, delimiter=delimiter, on_bad_rows=on_bad_rows)
-        return rows.map(check, batched=True, with_indices=True, features=rows.features)
-
-    def _may_swallow_rows(self, path: str) -> bool:
-        # Who names the quoting has looked.
-        return self.quoting is None and _READERS[Path(path).suffix.lower()] == "csv"
+        return read_file(self.describe(split), self.delimiter, True, self.quoting, on_bad_rows)
 
 
 @dataclass
@@ -198,18 +188,25 @@ class HubSource(Source):
             raise ValueError(f"{self.describe(split)} cannot be loaded: {first_line(error)}") from error
 
 
-def read_file(path: str, delimiter: str | None = None, streaming: bool = False, quoting: str | None = None) -> Any:
+def read_file(
+    path: str,
+    delimiter: str | None = None,
+    streaming: bool = False,
+    quoting: str | None = None,
+    on_bad_rows: OnBadRows = "error",
+) -> Any:
     """Reads a table with all its columns; those of csv and tsv files come as text, so that nothing is guessed.
 
     Args:
         path: The file.
-        delimiter: Of a csv or tsv file.
+        delimiter, quoting: As for [`FileSource`].
         streaming: Whether to give an [`IterableDataset`] that reads row by row, in place of a [`Dataset`].
-        quoting: As for [`FileSource`].
+        on_bad_rows: Whether a text that swallowed the rows after it is refused, or warned of (`drop`).
 
     Raises:
         ValueError: The file is not there, not a file, empty, of a kind that is not read, or cannot be parsed.
     """
+    delimiter = _one_character(delimiter)
     file = Path(path)
     if not file.is_file():
         raise ValueError(f"{path} is {'a folder, not a file' if file.is_dir() else 'not there'}.")
@@ -228,11 +225,31 @@ def read_file(path: str, delimiter: str | None = None, streaming: bool = False, 
             _check_json(file, _PEEKED_LINES if streaming else None)
         # A name is a name, and not a pattern that other files may match.
         name = glob.escape(str(file))
-        return load_dataset(reader, data_files=name, split="train", streaming=streaming, **options)
+        rows = load_dataset(reader, data_files=name, split="train", streaming=streaming, **options)
     except (OSError, ValueError, DatasetGenerationError) as error:
         if "corresponds to no data" in str(error):
             raise ValueError(f"{path} has no rows.") from error
         raise ValueError(f"{path} cannot be read as {reader}: {first_line(error.__cause__ or error)}") from error
+    # Who names the quoting has looked.
+    if reader != "csv" or quoting is not None:
+        return rows
+    look = partial(_check_swallowed_rows, path=path, delimiter=_delimiter(file, delimiter), on_bad_rows=on_bad_rows)
+    if streaming:
+        return rows.map(partial(_look_at_batch, look), batched=True, with_indices=True, features=rows.features)
+    look(rows.data.table, 0)
+    return rows
+
+
+def _one_character(delimiter: str | None) -> str | None:
+    """A delimiter, of which a tab may be written as it can be typed.
+
+    Raises:
+        ValueError: It is longer, and pandas would take it for a pattern; or it cannot separate cells.
+    """
+    delimiter = "\t" if delimiter in ("tab", "\\t") else delimiter
+    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
+        raise ValueError(f"delimiter must be one character such as ';', or tab, not {delimiter!r}.")
+    return delimiter
 
 
 def _delimiter(file: Path, given: str | None) -> str:
@@ -266,9 +283,13 @@ def _check_delimiter(file: Path) -> None:
     usual, found = _delimiter(file, None), max(cells, key=lambda delimiter: cells[delimiter])
     if cells[usual] == 1 and cells[found] > 1:
         raise ValueError(
-            f"its header is separated by {_DELIMITERS[found]}, not {_DELIMITERS[usual]}: set delimiter to {found!r}, "
-            f"or to {usual!r} if it is one column."
+            f"its header is separated by {_DELIMITERS[found]}, not {_DELIMITERS[usual]}: set delimiter to "
+            f"{_typed(found)}, or to {_typed(usual)} if it is one column."
         )
+
+
+def _typed(delimiter: str) -> str:
+    return "tab" if delimiter == "\t" else repr(delimiter)
 
 
 def _check_json(file: Path, lines_to_check: int | None) -> None:
@@ -283,10 +304,10 @@ def _check_json(file: Path, lines_to_check: int | None) -> None:
                 raise ValueError(f"line {number} is null, not an object.")
 
 
-def _check_batch(
-    batch: dict[str, list[Any]], indices: list[int], *, path: str, delimiter: str, on_bad_rows: OnBadRows
+def _look_at_batch(
+    look: Callable[[pa.Table, int], None], batch: dict[str, list[Any]], indices: list[int]
 ) -> dict[str, list[Any]]:
-    _check_swallowed_rows(pa.table(batch), indices[0], path, delimiter, on_bad_rows)
+    look(pa.table(batch), indices[0])
     return batch
 
 
@@ -300,10 +321,14 @@ def _check_swallowed_rows(rows: pa.Table, start: int, path: str, delimiter: str,
         on_bad_rows: `error` refuses such a text, `drop` warns of it.
     """
     cells = len(rows.column_names) - 1
-    cell = rf"[^\n{re.escape(delimiter)}]*"
-    whole_line = rf"(?:^|\n)(?:{cell}{re.escape(delimiter)}){{{cells}}}{cell}\n"
-    for column in rows.column_names if cells else ():
-        found = pc.indices_nonzero(pc.match_substring_regex(rows.column(column), whole_line))
+    cell, end = rf"[^\n{re.escape(delimiter)}]*", re.escape(delimiter)
+    line = rf"(?:{cell}{end}){{{cells}}}{cell}\n"
+    for place, column in enumerate(rows.column_names if cells else ()):
+        swallowed = rf"(?:^|\n){line}"
+        if delimiter not in _IN_PROSE:
+            # The rest of one row, rows, and the beginning of another: two rows that follow each other have no line.
+            swallowed += rf"|^(?:{cell}{end}){{{cells - place}}}{cell}\n(?:{line})*(?:{cell}{end}){{{place}}}{cell}$"
+        found = pc.indices_nonzero(pc.match_substring_regex(rows.column(column), swallowed))
         if len(found):
             row = start + found[0].as_py() + 1
             message = (

@@ -6,7 +6,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_multitask import TaskConfig
-from hf_multitask.data.loading import check_rows, count_overlap, load_split
+from hf_multitask.data.loading import check_rows, count_overlap, load_split, row_checker
 from hf_multitask.data.sources import FileSource
 
 SST = TaskConfig("single_label_classification", num_labels=5)
@@ -77,6 +77,15 @@ def test_a_row_that_cannot_be_used_is_named_with_column_and_value(task: TaskConf
     assert len(bad) == 1
     assert bad[0].startswith("row 1: ")
     assert problem in bad[0]
+
+
+@pytest.mark.parametrize("text", ["\ud800", "well \udfff", "\udcff a"])
+def test_half_a_character_is_no_text(text: str) -> None:
+    task = TaskConfig("single_label_classification", labels=["bad", "good"])
+    checked = row_checker(None, task, {"sentence": "s"})({"s": [text, "\U0001f600"]}, [0, 1])
+    place = next(i for i, sign in enumerate(text) if sign >= "\ud800")
+    problem = f"column 's' has {text[place]!r}, one half of a character, as its character {place + 1}."
+    assert checked["problem"] == [problem, ""]
 
 
 def test_a_label_map_comes_first() -> None:
