@@ -34,7 +34,7 @@ from hf_multitask.data.sources import HubSource
 from hf_multitask.data.streaming import StreamError
 from hf_multitask.evaluation.summary import results_table
 from hf_multitask.hub.card import RunFacts
-from hf_multitask.hub.checkpoints import check_same_tasks, find_checkpoint, steps_made
+from hf_multitask.hub.checkpoints import check_same_model, find_checkpoint, steps_made
 from hf_multitask.past_run import PastRun, backbone_in_words
 from hf_multitask.recipe import Recipe, RecipeParser
 from hf_multitask.saved_recipe import save_recipe
@@ -124,12 +124,12 @@ def is_finished(trainer: MultiTaskTrainer, output_dir: Path, resume: str) -> boo
     that broke off while it was scored has all steps behind it and is not finished.
 
     Raises:
-        ValueError: The folder's model has other tasks.
+        ValueError: The folder's model has other tasks or another encoder.
     """
     total = trainer.total_steps()
     if steps_made(output_dir) < total or (resume != "true" and steps_made(resume) < total):
         return False
-    check_same_tasks(output_dir, trainer.model.config)
+    check_same_model(output_dir, trainer.model.config)
     return True
 
 

@@ -1,12 +1,13 @@
 """Checkpoints of unfinished runs, in folders and on the Hub."""
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
-from transformers import TrainerState
+from transformers import PreTrainedConfig, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import CONFIG_NAME
 
@@ -14,58 +15,67 @@ from hf_multitask.hub.adapters import CONFIG_NAME as ADAPTERS_CONFIG_NAME
 from hf_multitask.hub.manifest import check_whole, newest_whole
 from hf_multitask.hub.upload import refused_by_hub
 from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, TaskConfig
+from hf_multitask.recipe_yaml import as_boolean
 
 LAST_CHECKPOINT = "last-checkpoint"
 # How a task is trained, not what it is: a run that goes on may change them, as it may its learning rate.
 _CHANGEABLE = ("dropout", "weight")
+# Of an encoder's configuration: by what its key is told, beside those that every model of transformers has.
+_CHANGEABLE_OF_ENCODER = re.compile(r"_|.*drop|.*initializer|use_cache$|output_")
 
 
 def find_checkpoint(
     resume: str | bool, output_dir: str, token: str | None = None, config: MultiTaskBertConfig | None = None
 ) -> str:
-    """The folder to resume from, whole and of the same tasks.
+    """The folder to resume from, whole and of the same encoder and tasks.
 
     Args:
-        resume: A folder, a repository as for [`fetch_checkpoint`], or True or `true`, the newest whole one of the run.
+        resume: A folder, a repository as for [`fetch_checkpoint`], or True or a word for it, such as `true`: the newest
+            whole one of the run.
         output_dir: The run's folder.
         token: Of the Hub.
         config: Of the model that is to go on.
 
     Raises:
-        ValueError: There is none in the run's folder, or the one that is named is not whole, or has other tasks than
-            the model; see [`check_same_tasks`].
+        ValueError: There is none in the run's folder, or the one that is named is not whole, or has other tasks or
+            another encoder than the model; see [`check_same_model`].
         OSError: As for [`fetch_checkpoint`].
     """
-    if resume in (True, "true"):
+    if as_boolean(resume) is True:
         folder = str(newest_whole(output_dir))
     else:
         folder = str(resume) if Path(str(resume)).is_dir() else fetch_checkpoint(str(resume), token)
         check_whole(folder)
     if config is not None:
-        check_same_tasks(folder, config)
+        check_same_model(folder, config)
     return folder
 
 
-def check_same_tasks(folder: str | Path, config: MultiTaskBertConfig) -> None:
-    """Refuses a folder whose model has another table of tasks: weights and optimizer states would go to wrong heads.
+def check_same_model(folder: str | Path, config: MultiTaskBertConfig) -> None:
+    """Refuses a folder whose model has other tasks or another encoder: weights and the optimizer's states would be left
+    out or go to wrong places.
 
     Args:
         folder: The checkpoint, or a run's folder. One without a configuration of ours is not looked at.
         config: Of the model that is to go on.
 
     Raises:
-        ValueError: The tables differ; the message says in what.
+        ValueError: They differ; the message says in what.
     """
     files = [Path(folder) / name for name in (CONFIG_NAME, ADAPTERS_CONFIG_NAME)]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         return
-    differences = list(_task_differences(MultiTaskBertConfig.from_json_file(file), config))
-    if differences:
-        raise ValueError(
-            f"checkpoint {folder} cannot be resumed, since its tasks are not this run's: {'; '.join(differences)}. "
-            "Resume with the tasks that it has, or begin a new run from its model by backbone."
-        )
+    saved: MultiTaskBertConfig = MultiTaskBertConfig.from_json_file(file)
+    for what, differences in (
+        ("tasks are", _task_differences(saved, config)),
+        ("encoder is", _encoder_differences(saved.encoder_config, config.encoder_config)),
+    ):
+        if found := "; ".join(differences):
+            raise ValueError(
+                f"checkpoint {folder} cannot be resumed, since its {what} not this run's: {found}. "
+                f"Resume with the {what.split()[0]} that it has, or begin a new run from its model by backbone."
+            )
 
 
 def _task_differences(saved: MultiTaskBertConfig, wanted: MultiTaskBertConfig) -> Iterator[str]:
@@ -80,6 +90,17 @@ def _task_differences(saved: MultiTaskBertConfig, wanted: MultiTaskBertConfig) -
                 values = [getattr(config.tasks[name], entry.name) for config in (saved, wanted)]
             if entry.name not in _CHANGEABLE and values[0] != values[1]:
                 yield f"{entry.name} of task {name!r} is {values[0]!r} there and {values[1]!r} in the run"
+
+
+def _encoder_differences(saved: PreTrainedConfig, wanted: PreTrainedConfig) -> Iterator[str]:
+    # As JSON has them, in which a tuple is a list.
+    there, here = (json.loads(config.to_json_string(use_diff=False)) for config in (saved, wanted))
+    common = {entry.name for entry in fields(PreTrainedConfig)}
+    keys = [key for key in there | here if key not in common and not _CHANGEABLE_OF_ENCODER.match(key)]
+    # Other types have other keys.
+    for key in keys if saved.model_type == wanted.model_type else ["model_type"]:
+        if there.get(key) != here.get(key):
+            yield f"{key} is {there.get(key)!r} there and {here.get(key)!r} in the run"
 
 
 def steps_made(folder: str | Path) -> int:

@@ -26,6 +26,7 @@ from hf_multitask.hub.card import RunFacts, build_card
 from hf_multitask.hub.checkpoints import LAST_CHECKPOINT, find_checkpoint
 from hf_multitask.hub.manifest import MANIFEST_NAME, newest_whole, seal
 from hf_multitask.hub.upload import HUB_ERRORS, KeptBack, may_pass, refused_by_hub, upload_folder
+from hf_multitask.recipe_yaml import as_boolean
 
 logger = logging.getLogger(__name__)
 
@@ -71,10 +72,12 @@ class ModelPublisher(Trainer):
             kwargs: For the parent.
 
         Raises:
-            ValueError: There is no checkpoint, or the one that is named is not whole, of other tasks, or of a whole
-                model where the run trains an adapter, or the other way round; or the adapter cannot be trained.
+            ValueError: There is no checkpoint, or the one that is named is not whole, of other tasks or of another
+                encoder, or of a whole model where the run trains an adapter, or the other way round; or the adapter
+                cannot be trained.
         """
         check_trainable(self.model)
+        resume_from_checkpoint = as_boolean(resume_from_checkpoint)
         if resume_from_checkpoint:
             args = self.args
             where = (args.output_dir, args.hub_token)

@@ -38,9 +38,9 @@ class MultiTaskTrainingArguments(MultiTaskArguments, TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Not used: the collator picks its columns."})
 
     def __post_init__(self) -> None:
-        if as_boolean(self.resume_from_checkpoint) is False:
-            # On a command line and in a recipe, it is a text.
-            self.resume_from_checkpoint = None
+        # On a command line and in a recipe, it is a text.
+        if isinstance(resume := as_boolean(self.resume_from_checkpoint), bool):
+            self.resume_from_checkpoint = "true" if resume else None
         # Read by the trainer, which knows whether the metric is ours.
         self.is_direction_guessed = self.greater_is_better is None
         super().__post_init__()

@@ -20,7 +20,7 @@ from hf_multitask import (
     export_sentence_transformer,
 )
 from hf_multitask.hub.adapters import check_trainable, describe_adapter
-from hf_multitask.hub.checkpoints import check_same_tasks
+from hf_multitask.hub.checkpoints import check_same_model
 from tests.conftest import ROOT, TASKS, task_rows, tiny_model
 from tests.hub.server import LoopbackHub, card_problems
 
@@ -192,7 +192,7 @@ def test_checkpoints_of_another_kind_or_of_other_tasks_are_refused(make: Any, ba
     other = load(base)
     other.config.tasks["quora"].labels = ["no", "yes"]
     with pytest.raises(ValueError, match=r"labels of task 'quora' is .* and \['no', 'yes'\] in the run"):
-        check_same_tasks(adapter, other.config)
+        check_same_model(adapter, other.config)
 
 
 # ---- The card ----

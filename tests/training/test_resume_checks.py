@@ -18,13 +18,16 @@ QUORA = {"type": "pair_classification"}
 
 @pytest.fixture
 def make_run(tmp_path: Path, tokenizer: Any):
-    def make(tasks: dict[str, Any], **args: Any) -> MultiTaskTrainer:
+    def make(tasks: dict[str, Any], model: dict[str, Any] | None = None, **args: Any) -> MultiTaskTrainer:
         rows = task_rows(8, seed=1)
         sources = {name: rows["sst" if tasks[name]["type"].startswith("single") else "quora"] for name in tasks}
         sources = {name: source.map(lambda row: {"label": int(row["label"]) % 2}) for name, source in sources.items()}
         settings = {"output_dir": str(tmp_path / "out"), "max_steps": 2, "save_steps": 1, **TRAINING, **args}
         return MultiTaskTrainer(
-            tiny_model(tasks), MultiTaskTrainingArguments(**settings), sources, processing_class=tokenizer
+            tiny_model(tasks, **(model or {})),
+            MultiTaskTrainingArguments(**settings),
+            sources,
+            processing_class=tokenizer,
         )
 
     return make
@@ -61,6 +64,53 @@ def test_a_checkpoint_of_other_tasks_is_refused_with_the_difference(
         resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))
     assert difference in str(refusal.value)
     assert resumed.state.global_step == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "difference"),
+    [
+        ({"encoder": {"hidden_size": 32}}, "hidden_size is 16 there and 32 in the run"),
+        ({"encoder": {"num_hidden_layers": 1}}, "num_hidden_layers is 2 there and 1 in the run"),
+        ({"encoder": {"num_hidden_layers": 3}}, "num_hidden_layers is 2 there and 3 in the run"),
+        # Its optimizer's states would go to weights of other shapes, which ends the process.
+        ({"kind": "roberta"}, "model_type is 'bert' there and 'roberta' in the run"),
+        ({"encoder": {"hidden_act": "relu"}}, "hidden_act is 'gelu' there and 'relu' in the run"),
+    ],
+    ids=["size", "fewer layers", "more layers", "type", "function"],
+)
+@pytest.mark.parametrize("only_model", [True, False])
+def test_a_checkpoint_of_another_encoder_is_refused_with_the_difference(
+    make_run: Any, model: dict[str, Any], difference: str, only_model: bool
+) -> None:
+    make_run({"sst": SST}, max_steps=1, save_only_model=only_model).train()
+    resumed = make_run({"sst": SST}, model)
+    with pytest.raises(ValueError, match="its encoder is not this run's") as refusal:
+        resumed.train(resume_from_checkpoint=True)
+    assert difference in str(refusal.value)
+
+
+def test_how_an_encoder_is_trained_may_change(make_run: Any) -> None:
+    make_run({"sst": SST}, max_steps=1).train()
+    resumed = make_run({"sst": SST}, {"encoder": {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.0}})
+    assert resumed.train(resume_from_checkpoint=True).global_step == 2
+
+
+@pytest.mark.parametrize("word", ["true", "True", "yes", "on", True])
+def test_a_word_for_yes_resumes_from_the_newest_checkpoint(make_run: Any, word: Any) -> None:
+    make_run({"sst": SST}, max_steps=1).train()
+    resumed = make_run({"sst": SST}, resume_from_checkpoint=word)
+    assert resumed.args.resume_from_checkpoint in ("true", True)
+    assert resumed.train(resume_from_checkpoint=word).global_step == 2
+
+
+@pytest.mark.parametrize("word", ["false", "False", "no", "off", False])
+def test_a_word_for_no_begins_anew(make_run: Any, word: Any, caplog: pytest.LogCaptureFixture) -> None:
+    make_run({"sst": SST}, max_steps=1).train()
+    run = make_run({"sst": SST}, resume_from_checkpoint=word)
+    assert run.args.resume_from_checkpoint is None
+    with caplog.at_level(logging.INFO):
+        assert run.train(resume_from_checkpoint=word).global_step == 2
+    assert "Resuming from" not in caplog.text
 
 
 def test_how_tasks_are_trained_may_change(make_run: Any) -> None:
