@@ -7,6 +7,7 @@ from logging import Filter, LogRecord
 from typing import Any
 
 from safetensors import SafetensorError
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from .configuration_mtbert import HUB_KEYS, MultiTaskBertConfig
@@ -54,7 +55,10 @@ def check_tasks(name: str, options: Mapping[str, Any]) -> bool:
     if values.get("model_type") != MultiTaskBertConfig.model_type:
         return False
     there, config = MultiTaskBertConfig.from_dict(values).tasks, options.get("config")
-    if not isinstance(config, MultiTaskBertConfig):
+    if isinstance(config, PreTrainedConfig):
+        # Read by a folder's own code, it is of another class of that name.
+        config = MultiTaskBertConfig.from_dict(config.to_dict())
+    else:
         changes = {"tasks": options["tasks"]} if "tasks" in options else {}
         config = MultiTaskBertConfig.from_pretrained(config or name, **place, **changes)
     for task, wanted in config.tasks.items():

@@ -321,6 +321,18 @@ def test_new_processes_load_equal_models_with_the_package_and_without(
     assert_same(AutoModel.from_pretrained(tmp_path / "again"), model)
 
 
+def test_a_folder_too_loads_by_its_own_code(
+    model: MultiTaskBertModel, tokenizer: Any, tmp_path: Path, run_python: Any
+) -> None:
+    # Of a folder, transformers reads the configuration's code and the model's as two modules of that name.
+    folder = saved(model, tmp_path)
+    tokenizer.save_pretrained(folder)
+    run = run_python(UNINSTALLED, folder, tmp_path / "again")
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.stdout.splitlines()[0] == str(model(IDS, task="quora").logits.tolist())
+    assert_same(AutoModel.from_pretrained(tmp_path / "again"), model)
+
+
 def test_the_code_of_a_checkpoint_imports_nothing_of_the_package(model: MultiTaskBertModel, tmp_path: Path) -> None:
     folder = saved(model, tmp_path)
     code = {path.name for path in folder.glob("*.py")}
