@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_multitask.arguments import OnBadRows
 from hf_multitask.data.dataset import MultiTaskDataset
 from hf_multitask.data.loading import (
+    BadRow,
     MissingColumnError,
     SplitReport,
     load_split,
@@ -67,6 +68,7 @@ class GivenData:
         columns: By task, the keys of a recipe's source that say how its rows are read: `text` (one column or two),
             `label` and `label_map`, and of a stream `rows` and `shuffle_buffer`. What is not said is as by default.
         on_bad_rows: As for [`load_split`].
+        sizes: As for [`check_tokenized`].
 
     Raises:
         ValueError: A task or a key that there is not, or a value that is none.
@@ -80,11 +82,12 @@ class GivenData:
         most_tokens: int,
         columns: Mapping[str, Mapping[str, Any]] | None = None,
         on_bad_rows: OnBadRows = "error",
+        sizes: Mapping[str, int] | None = None,
     ) -> None:
         if on_bad_rows not in get_args(OnBadRows):
             raise ValueError(f"on_bad_rows {on_bad_rows!r} is unknown; {nearest(on_bad_rows, [*get_args(OnBadRows)])}")
         self._tasks, self._tokenizer, self._on_bad_rows = tasks, tokenizer, on_bad_rows
-        self._max_length, self._most_tokens = max_length, most_tokens
+        self._max_length, self._most_tokens, self._sizes = max_length, most_tokens, sizes
         self._columns = _checked_columns(columns or {}, tasks)
 
     def prepare(self, argument: str, datasets: Any) -> tuple[MultiTaskDataset, dict[str, SplitReport]]:
@@ -147,9 +150,14 @@ class GivenData:
             return self._prepare_tokenized(place, task, source, argument, needs_label)
         texts, report = load_split(name, task, source, argument, self._on_bad_rows, needs_label)
         tokens = tokenize(texts, task, self._tokenizer, self._max_length)  # type: ignore[arg-type]
-        report.also_in_train, report.truncated = None, pc.sum(tokens.data.column("truncated")).as_py()
+        # The tokenizer may know words that the model does not; nothing of it is padding.
+        known, unknown, _ = check_tokenized(tokens, task, None, self._most_tokens, sizes=self._sizes)
+        unknown = [BadRow(tokens[bad.row - 1]["row"], bad.problem) for bad in unknown]
+        refuse_or_tell(place, len(known), unknown, self._on_bad_rows)
+        report.dropped += unknown
+        report.also_in_train, report.truncated = None, pc.sum(known.with_format("arrow")["truncated"]).as_py()
         log_report(name, report, self._max_length)
-        return tokens, report
+        return known, report
 
     def _prepare_tokenized(
         self, place: str, task: TaskConfig, source: GivenSource, argument: str, needs_label: bool
@@ -161,7 +169,9 @@ class GivenData:
             if needs_label and source.label not in given.column_names:
                 raise MissingColumnError(argument, source.label, given.column_names)
             reading = (source.label, source.label_map)
-            rows, bad, by_id = check_tokenized(given, task, self._tokenizer, self._most_tokens, *reading)
+            rows, bad, by_id = check_tokenized(
+                given, task, self._tokenizer, self._most_tokens, *reading, sizes=self._sizes
+            )
         except ValueError as error:
             raise ValueError(f"{place.removesuffix(argument)}{error}") from error
         refuse_or_tell(place, len(rows), bad, self._on_bad_rows)

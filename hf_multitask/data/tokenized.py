@@ -20,6 +20,7 @@ def check_tokenized(
     most_tokens: int,
     label: str = "label",
     label_map: Mapping[Any, Any] | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> tuple[Dataset, list[BadRow], int]:
     """Sorts out tokenized rows that cannot be used, and leaves out the padding that an `attention_mask` shows.
 
@@ -31,11 +32,12 @@ def check_tokenized(
         most_tokens: Of the longest row that the model takes.
         label: The column with the label; without it, rows are taken to have none.
         label_map: As for [`check_rows`].
+        sizes: As [`embedding_sizes`] gives them.
 
     Returns:
         The good rows without masks, their `label` a class id or a score; the bad ones, which have lists of unequal
-        lengths, no tokens, too many, padding that no mask shows, or a label that is none; and how many labels were
-        read as class ids.
+        lengths, no tokens, too many, some that the model does not know, padding that no mask shows, or a label that is
+        none; and how many labels were read as class ids.
 
     Raises:
         ValueError: A column that is missing or not wanted, or as for [`check_rows`].
@@ -50,7 +52,7 @@ def check_tokenized(
         try:
             cut = rows
             for suffix in ["", "_2"][: task.sequences_per_row]:
-                cut = _cut_to_mask(cut, suffix, tokenizer, most_tokens)
+                cut = _cut_to_mask(cut, suffix, tokenizer, most_tokens, sizes or {})
             break
         except _BadRowsError as found:
             # The other rows may have faults of other kinds.
@@ -98,7 +100,13 @@ def _holds_numbers(kind: pa.DataType) -> bool:
     return inside is not None and any(is_inside(inside) for is_inside in is_kind)
 
 
-def _cut_to_mask(rows: Dataset, suffix: str, tokenizer: PreTrainedTokenizerBase | None, most_tokens: int) -> Dataset:
+def _cut_to_mask(
+    rows: Dataset,
+    suffix: str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    most_tokens: int,
+    sizes: Mapping[str, int],
+) -> Dataset:
     """The rows with one text's ids and token types where its mask is 1, and without the mask."""
     table = rows.with_format("arrow")[:]
     name, mask_name = f"input_ids{suffix}", f"attention_mask{suffix}"
@@ -112,6 +120,10 @@ def _cut_to_mask(rows: Dataset, suffix: str, tokenizer: PreTrainedTokenizerBase 
         columns[mask_name] = _Lists(table, mask_name)
     for column, lists in columns.items():
         _refuse(lists.lengths != lengths, f"has another number of {column} than of {name}")
+    is_real = columns[mask_name].values == 1 if has_mask else np.ones(len(ids.values), dtype=bool)
+    for column in [name, "token_type_ids"]:
+        if column in columns:
+            _refuse_unknown(columns[column], is_real, column, sizes.get(column.removesuffix("_2")))
     if has_mask:
         mask = columns.pop(mask_name)
         lengths = _real_lengths(mask, mask_name)
@@ -139,6 +151,22 @@ def _real_lengths(mask: _Lists, name: str) -> np.ndarray:
     return np.add.reduceat(mask.values == 1, mask.starts, dtype=np.int64)
 
 
+def _refuse_unknown(lists: _Lists, is_real: np.ndarray, name: str, size: int | None) -> None:
+    """Refuses rows with a number that the encoder has no embedding for."""
+    is_unknown = is_real & (lists.values < 0)
+    if size is not None:
+        is_unknown |= is_real & (lists.values >= size)
+    if not is_unknown.any():
+        return
+    are_bad = np.add.reduceat(is_unknown, lists.starts, dtype=np.int64) > 0
+    # Each number is said of its own rows.
+    number = lists.values[is_unknown][0]
+    are_bad &= np.add.reduceat(is_unknown & (lists.values == number), lists.starts, dtype=np.int64) > 0
+    known = f"0 to {size - 1}" if size is not None else "none below 0"
+    advice = "take its own tokenizer, or resize_token_embeddings" if name.startswith("input_ids") else "leave them out"
+    _refuse(are_bad, f"has {number} among its {name}, and the model knows {known}: {advice}")
+
+
 def _refuse_padding(ids: _Lists, tokenizer: PreTrainedTokenizerBase | None, mask_name: str) -> None:
     """Refuses rows that begin or end in padding; a token that serves for something else too is not told from it."""
     pad = getattr(tokenizer, "pad_token_id", None)
@@ -155,7 +183,8 @@ def _replace(rows: Dataset, values: Mapping[str, np.ndarray], lengths: np.ndarra
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
     for column, flat in values.items():
         lists: Any = pa.LargeListArray.from_arrays(offsets, pa.array(flat))
-        rows = rows.remove_columns(column).add_column(column, lists)
+        # Never without any column: such a dataset has no rows.
+        rows = rows.add_column(f"{column} cut", lists).remove_columns(column).rename_column(f"{column} cut", column)
     return rows
 
 

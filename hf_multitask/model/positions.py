@@ -1,4 +1,5 @@
-"""What an encoder's type says of it: whether it reads texts, which positions it gives to tokens, and how many."""
+"""What an encoder's configuration says of it: whether it reads texts, which positions it gives to tokens, and how many,
+and how many tokens it knows."""
 
 import torch
 from transformers import PreTrainedConfig
@@ -45,6 +46,13 @@ def most_tokens(encoder_config: PreTrainedConfig) -> int:
     if positions is None or positions <= 0:
         return _NO_LIMIT
     return positions - first_position(encoder_config)
+
+
+def embedding_sizes(encoder_config: PreTrainedConfig) -> dict[str, int]:
+    """How many numbers an encoder knows, by the input that has them; those that it does not count are not there."""
+    counted = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size"}
+    sizes = {name: getattr(encoder_config, key, None) for name, key in counted.items()}
+    return {name: size for name, size in sizes.items() if isinstance(size, int) and size > 0}
 
 
 def check_backbone(encoder_config: PreTrainedConfig) -> None:

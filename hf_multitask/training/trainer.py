@@ -20,6 +20,7 @@ from hf_multitask.hub.publisher import ModelPublisher
 from hf_multitask.model.dropout import use_bit_dropout
 from hf_multitask.model.modeling_mtbert import MultiTaskBertModel
 from hf_multitask.model.packing import use_packing
+from hf_multitask.model.positions import embedding_sizes
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
 from hf_multitask.training.callbacks import (
     EmbeddingGradientKeeper,
@@ -101,8 +102,8 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
             args.ddp_find_unused_parameters = True
         self._tasks = model.config.tasks
         longest = model.config.longest_input(processing_class) if processing_class else 0
-        limits = (longest, model.config.most_tokens)
-        self._given = GivenData(self._tasks, processing_class, *limits, columns, on_bad_rows)
+        limits, sizes = (longest, model.config.most_tokens), embedding_sizes(model.config.encoder_config)
+        self._given = GivenData(self._tasks, processing_class, *limits, columns, on_bad_rows, sizes)
         self.data_reports = {}
         self._epoch_setter = EpochSetter()
         packing = use_packing(model, args.packing)

@@ -104,6 +104,51 @@ def test_tokens_that_cannot_be_used_are_bad_rows(tokenizer: Any, task: Any, colu
 
 
 @pytest.mark.parametrize(
+    ("task", "columns", "problem"),
+    [
+        (MOOD, {"input_ids": [[2, 39], [2, 40], [2, 99, 3]]}, "row 2: has 40 among its input_ids, .* row 3: has 99"),
+        (MOOD, {"input_ids": [[2, -5, 3]]}, "row 1: has -5 among its input_ids, and the model knows 0 to 39: "),
+        (SAME, {"input_ids": [[2, 3]], "input_ids_2": [[2, 41]]}, "row 1: has 41 among its input_ids_2, "),
+        (MOOD, {"input_ids": [[2, 3]], "token_type_ids": [[0, 2]]}, "row 1: has 2 among its token_type_ids, "),
+    ],
+)
+def test_tokens_that_the_model_does_not_know_are_bad_rows(
+    tokenizer: Any, task: Any, columns: Any, problem: str
+) -> None:
+    sizes = {"input_ids": 40, "token_type_ids": 2}
+    _, bad, _ = check_tokenized(rows(**columns), task, tokenizer, 8, sizes=sizes)
+    assert len(bad) == problem.count("row ")
+    for part in problem.split(" .* "):
+        assert part in " ".join(map(str, bad))
+    # Where nobody knows how many there are, a number is at least not negative.
+    assert len(check_tokenized(rows(**columns), task, tokenizer, 8)[1]) == ("-5" in problem)
+
+
+def test_what_stands_in_padding_is_not_looked_at(tokenizer: Any) -> None:
+    # Rows to predict may have no column but these two.
+    padded = rows(input_ids=[[2, 3, -100]], attention_mask=[[1, 1, 0]])
+    assert check_tokenized(padded, MOOD, tokenizer, 8, sizes={"input_ids": 40})[0]["input_ids"][:] == [[2, 3]]
+
+
+@pytest.mark.parametrize("kind", ["tokens", "texts"])
+def test_a_tokenizer_with_more_words_than_the_model_is_found_before_training(
+    tmp_path: Any, tokenizer: Any, kind: str
+) -> None:
+    tokenizer.add_tokens([f"word{i}" for i in range(40)])
+    table = task_rows(4)["sst"].to_list()
+    table[2]["sentence"] = "a word39 film"
+    data = Dataset.from_list(table)
+    if kind == "tokens":
+        data = data.map(lambda row: {"input_ids": tokenizer(row["sentence"])["input_ids"]})
+    args = MultiTaskTrainingArguments(str(tmp_path), report_to=[], use_cpu=True)
+    with pytest.raises(ValueError, match=r"row 3: has .* among its input_ids"):
+        MultiTaskTrainer(tiny_model(), args, {"sst": data}, processing_class=tokenizer)
+    model = tiny_model()
+    model.resize_token_embeddings(len(tokenizer))
+    assert MultiTaskTrainer(model, args, {"sst": data}, processing_class=tokenizer)
+
+
+@pytest.mark.parametrize(
     ("task", "columns"), [(SAME, {"input_ids": [[2, 3]]}), (MOOD, {"input_ids": [[2, 3]], "input_ids_2": [[2, 3]]})]
 )
 def test_another_number_of_texts_than_the_task_reads_is_refused(tokenizer: Any, task: Any, columns: Any) -> None:
