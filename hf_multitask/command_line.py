@@ -1,7 +1,10 @@
 """What the scripts of `recipes/` answer and refuse at once: this module imports nothing that takes long."""
 
 import argparse
+import importlib.util
 import json
+import os
+import select
 import signal
 import sys
 import tempfile
@@ -50,6 +53,22 @@ def end_quietly_when_interrupted() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def raise_when_interrupted() -> None:
+    """Makes Ctrl-C a `KeyboardInterrupt` again, for a script that has something to say of what it leaves."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def check_installed(package: str, extra: str) -> None:
+    """Refuses to go on without a package that an extra of this one brings.
+
+    Raises:
+        ImportError: It is not installed; the message says how to.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise ImportError(f"this needs {package}, which is not installed: pip install -e '.[{extra}]'")
+
+
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     """The description as it stands, and each flag's default."""
 
@@ -93,8 +112,19 @@ def refusals(
     try:
         yield
     except kinds as error:
+        if isinstance(error, BrokenPipeError) and _is_unread():
+            # Nothing is left to be flushed at the exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(status)
+
+
+def _is_unread() -> bool:
+    """Whether who reads what is printed has read enough, as `head` has."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def writable_folder(path: str) -> Path:
@@ -103,13 +133,29 @@ def writable_folder(path: str) -> Path:
     Raises:
         OSError: They cannot.
     """
-    folder = Path(path)
+    folder = Path(path).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
         raise OSError(f"output_dir {path} cannot be written: {error.strerror}.") from error
+
+
+def model_place(name: str) -> str:
+    """A model's folder, from home where it begins with `~`, or its id on the Hub.
+
+    Raises:
+        ValueError: It can be no id, and there is no such folder.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if folder.exists():
+        raise ValueError(f"model {name} is a file: give the folder that it lies in.")
+    if name.startswith(("/", "~", ".")) or name.endswith("/") or name.count("/") > 1:
+        raise ValueError(f"model {name} is not there: there is no such folder.")
+    return name
 
 
 def as_flags(changes: dict[str, Any], prefix: str = "--") -> list[str]:

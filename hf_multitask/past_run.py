@@ -1,6 +1,7 @@
 """What the folder of a run says of it: how long it trained, on what, from which weights, and at which rates."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME
 
 from hf_multitask.evaluation.shortfalls import Training
@@ -23,6 +25,15 @@ def backbone_in_words(backbone: str, from_scratch: bool, is_folder: bool) -> str
     if from_scratch:
         return "new weights" + ("" if is_folder else f" in the shape of {backbone}")
     return Path(backbone).name if is_folder else backbone
+
+
+def run_folder(folder: str | Path) -> Path:
+    """The folder of the run that a model's folder is of: of a checkpoint within a run, the one that it lies in."""
+    folder = Path(folder)
+    parent = folder.absolute().parent
+    is_checkpoint = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-\d+", folder.absolute().name) is not None
+    is_within = is_checkpoint and not (folder / RECIPE_NAME).is_file() and (parent / RECIPE_NAME).is_file()
+    return parent if is_within else folder
 
 
 @dataclass(frozen=True)
@@ -45,21 +56,21 @@ class PastRun:
 
     @classmethod
     def read(cls, folder: str | Path) -> "PastRun":
-        """Reads a folder; of a model on the Hub, nothing is known.
+        """Reads a folder, of a run or of a checkpoint in it; of a model on the Hub, nothing is known.
 
         Raises:
             ValueError: A file of the folder is not what it should be.
         """
-        folder = Path(folder)
-        recipe = load_yaml(folder / RECIPE_NAME) if (folder / RECIPE_NAME).is_file() else {}
+        folder, run = Path(folder), run_folder(folder)
+        recipe = load_yaml(run / RECIPE_NAME) if (run / RECIPE_NAME).is_file() else {}
         rows = {
             name: entry["rows"] - len(entry["dropped"]) - entry.get("more_dropped", 0)
-            for name, entry in _read(folder / DATA_REPORT_NAME).get("train", {}).items()
+            for name, entry in _read(run / DATA_REPORT_NAME).get("train", {}).items()
             if entry["rows"] is not None
         }
         if backbone := recipe.get("backbone", ""):
             # The recipe's paths start from its folder.
-            is_folder = (folder / backbone).is_dir() or backbone.startswith((".", "/"))
+            is_folder = (run / backbone).is_dir() or backbone.startswith((".", "/"))
             backbone = backbone_in_words(backbone, recipe.get("from_scratch", False), is_folder)
         elif kind := _read(folder / CONFIG_NAME).get("encoder_config", {}).get("model_type"):
             backbone = f"an encoder of type {kind}"

@@ -83,6 +83,9 @@ class RecipeParser(HfArgumentParser):
         for action in self._actions:
             if action.type is string_to_bool:
                 action.type = _boolean
+            if action.dest == "report_to":
+                # transformers takes a list too, which its parser does not know.
+                action.nargs = "+"
         self.add_argument("--config", default=str(default_config), help="The recipe, a YAML file.")
 
     def parse_recipe(self, args: Sequence[str]) -> Recipe:
@@ -90,6 +93,7 @@ class RecipeParser(HfArgumentParser):
         args, nested_flags = _split_nested_flags(args)
         config = self._known(args).config
         values = load_yaml(Path(config))
+        folder = Path(config).expanduser().parent
         tasks = values["tasks"] = values.get("tasks") or {}
         if not isinstance(tasks, dict):
             raise ValueError(f"{config}: tasks must be a mapping by name, not {tasks!r}.")
@@ -97,6 +101,10 @@ class RecipeParser(HfArgumentParser):
             _set_nested_value(values, flag, value)
         del values["tasks"]
         try:
+            for key, value in values.items():
+                action = self._option_string_actions.get(f"--{key}")
+                if isinstance(value, list) and len(value) > 1 and action is not None and action.nargs != "+":
+                    raise ValueError(f"{key} takes one value, not {value!r}; recipes/sweep.py trains with several.")
             defaults = self._known(_as_flags(values))
             for key in (key for key, value in values.items() if value is None or value == []):
                 if not hasattr(defaults, key):
@@ -112,7 +120,6 @@ class RecipeParser(HfArgumentParser):
             raise ValueError(f"{config}: backbone is missing: a model id on the Hub, or a folder.")
         if not tasks:
             raise ValueError(f"{config}: tasks is missing: at least one task.")
-        folder = Path(config).parent
         _expand_home(model, data, training)
         # A folder beside the recipe goes before a model of that name on the Hub.
         if (folder / model.backbone).is_dir():
@@ -129,7 +136,8 @@ class RecipeParser(HfArgumentParser):
     def _known(self, args: Sequence[str], namespace: Any = None) -> Any:
         namespace, unknown = self.parse_known_args(list(args), namespace)
         if unknown:
-            known = [option for option in self._option_string_actions if option.startswith("--")]
+            # Each has a second spelling with dashes; what is asked for is no help.
+            known = [option for option in self._option_string_actions if re.fullmatch(r"--(?!help)\w+", option)]
             raise ValueError(f"unknown argument {unknown[0]!r}; {nearest(unknown[0].partition('=')[0], known)}")
         return namespace
 
@@ -230,5 +238,5 @@ def _read_task(entry: Any, data_dir: str | None, folder: Path) -> tuple[TaskConf
     except ValueError as error:
         raise ValueError(f"{kind}: {error}") from error
     if isinstance(source, FileSource):
-        source.data_dir = str(Path(data_dir) if data_dir is not None else folder / source.data_dir)
+        source.data_dir = str(Path(data_dir) if data_dir is not None else folder / Path(source.data_dir).expanduser())
     return task, source

@@ -27,7 +27,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: The file is not there, is not YAML, is no mapping, has a key twice, or extends itself.
     """
-    return _load(Path(path), ())
+    return _load(Path(path).expanduser(), ())
 
 
 def parse_value(text: str) -> Any:

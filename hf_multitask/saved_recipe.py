@@ -12,6 +12,7 @@ import yaml
 from hf_multitask.arguments import SPLITS
 from hf_multitask.data.sources import FileSource, Source
 from hf_multitask.hub.publisher import RECIPE_NAME
+from hf_multitask.past_run import run_folder
 from hf_multitask.recipe import Recipe, RecipeParser
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
 
@@ -54,13 +55,13 @@ def default_to_saved_recipe(parser: RecipeParser, argv: Sequence[str], models: S
     Args:
         parser: The script's.
         argv: The command line.
-        models: What it names, folders or Hub ids; the first folder that has a recipe gives it. Where none has, the
-            recipe that is read instead is logged.
+        models: What it names, folders or Hub ids; the first folder that has a recipe, or is a checkpoint of a run that
+            has one, gives it. Where none has, the recipe that is read instead is logged.
     """
     if any(word == "--config" or word.startswith("--config=") for word in argv):
         return
     for folder in models:
-        path = Path(folder) / RECIPE_NAME
+        path = run_folder(folder) / RECIPE_NAME
         if path.is_file():
             # Recipes of runs name no folder to write to.
             parser.set_defaults(config=str(path), output_dir=str(folder))

@@ -25,6 +25,7 @@ from hf_multitask.evaluation.uncertainty import Interval, all_intervals
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.recipe import Recipe
 from hf_multitask.training.callbacks import TaskProgressCallback
+from hf_multitask.training.compatibility import check_model
 from hf_multitask.training.trainer import MultiTaskTrainer
 
 if TYPE_CHECKING:
@@ -197,8 +198,12 @@ def score_model(recipe: Recipe, name_or_path: str, split: str, probe: bool = Fal
     """
     # Scoring pushes nothing, whatever the recipe's training does.
     recipe.training.push_to_hub = False
-    model: Any = AutoModel.from_pretrained(name_or_path)
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    try:
+        model: Any = AutoModel.from_pretrained(name_or_path)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    except OSError as error:
+        raise OSError(f"model {name_or_path} cannot be loaded: {error}") from error
+    check_model(model)
     try:
         data = prepare_available(recipe, model.config, tokenizer, [split], ["train"])
     except ValueError as error:

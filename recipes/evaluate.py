@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 from hf_multitask.arguments import SPLITS
-from hf_multitask.command_line import answer_at_once, refusals, writable_folder
+from hf_multitask.command_line import answer_at_once, model_place, refusals, writable_folder
 
 DEFAULT_CONFIG = Path(__file__).parent / "quickstart.yaml"
 FLAGS = argparse.ArgumentParser(add_help=False)
@@ -51,12 +51,13 @@ def main() -> None:
     with refusals():
         parser = RecipeParser(DEFAULT_CONFIG, __doc__, FLAGS)
         given, _ = parser.parse_known_args(sys.argv[1:])
-        named = given.model or (given.output_dir if given.output_dir != parser.get_default("output_dir") else None)
+        named = model_place(given.model) if given.model else None
+        named = named or (given.output_dir if given.output_dir != parser.get_default("output_dir") else None)
         default_to_saved_recipe(parser, sys.argv[1:], [named] if named else [])
         recipe = parser.parse_recipe(sys.argv[1:])
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         split, folder = parser.extra.split, parser.extra.report
-        model = str(parser.extra.model or recipe.training.output_dir)
+        model = model_place(str(parser.extra.model or recipe.training.output_dir))
         if folder is not None:
             place = "report" if split == "validation" else f"report-{split}"
             if not folder and parser.extra.model and not Path(model).is_dir():

@@ -25,6 +25,7 @@ import argparse
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -38,7 +39,13 @@ from typing import Any
 # Python puts a script's folder first on its path, where evaluate.py would hide the library of that name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from hf_multitask.command_line import as_flags, refusals, writable_folder
+from hf_multitask.command_line import (
+    as_flags,
+    end_quietly_when_interrupted,
+    raise_when_interrupted,
+    refusals,
+    writable_folder,
+)
 from hf_multitask.recipe_yaml import load_yaml
 
 COMMAND_LINE = argparse.ArgumentParser(
@@ -51,6 +58,7 @@ COMMAND_LINE.add_argument("--jobs", type=int, default=1, help="Runs at a time.")
 
 if __name__ == "__main__":
     # Before the imports that take seconds.
+    end_quietly_when_interrupted()
     with refusals():
         load_yaml(COMMAND_LINE.parse_known_args()[0].sweep)
 
@@ -58,6 +66,8 @@ from hf_multitask.evaluation.seeds import latex_table, seeds_table, tidy_scores
 
 # A run's folder has its flags from its beginning, and a mark once it has ended well.
 FLAGS, DONE = "flags.txt", "done"
+# Exit statuses of a run that Ctrl-C ended, before its training and in it.
+_INTERRUPTED = (-signal.SIGINT, 128 + signal.SIGINT)
 KEYS = ("recipe", "seeds", "every_run", "runs", "grid", "paper")
 
 
@@ -105,10 +115,15 @@ def read_sweep(path: Path) -> Sweep:
         recipe = changes.get("recipe", values.get("recipe"))
         if recipe is None:
             raise ValueError(f"{path}: run {name!r} has no recipe; give one to it or to the sweep.")
-        load_yaml(path.parent / str(recipe))
+        load_yaml(_beside(path, recipe))
         own = {key: value for key, value in changes.items() if key != "recipe"}
-        read[name] = ((path.parent / str(recipe)).resolve(), {**every_run, **own})
+        read[name] = (_beside(path, recipe).resolve(), {**every_run, **own})
     return Sweep(read, seeds, paper)
+
+
+def _beside(path: Path, recipe: Any) -> Path:
+    """A recipe's file, which is looked for from the sweep's on."""
+    return path.parent / Path(str(recipe)).expanduser()
 
 
 def _grid(path: Path, grid: Any) -> dict[str, dict[str, Any]]:
@@ -195,6 +210,9 @@ def train(name: str, folder: Path, flags: list[str], progress: Progress) -> bool
     with (folder / "log.txt").open("w") as log:
         command = [sys.executable, str(Path(__file__).with_name("train.py")), *flags]
         failed = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+    if failed in _INTERRUPTED:
+        # It is what was asked for, and said once of all runs.
+        return False
     progress.end(name, time.monotonic() - start, bool(failed))
     if failed:
         print(f"failed: {folder}; see its log.txt.", file=sys.stderr)
@@ -216,6 +234,7 @@ def main() -> None:
     if are_done:
         print(f"{are_done} of {len(plans)} runs are done already.", file=sys.stderr)
     progress = Progress(len(plans) - are_done, args.jobs)
+    raise_when_interrupted()
 
     def make(run: tuple[str, int]) -> bool:
         return train(f"{run[0]}, seed {run[1]}", *plans[run], progress)
@@ -226,7 +245,9 @@ def main() -> None:
         except KeyboardInterrupt:
             # Ctrl-C reaches the runs too, and ends them.
             pool.shutdown(cancel_futures=True)
-            sys.exit(f"\nInterrupted; go on by the same command. The runs are in {output_dir}.")
+            print(f"\nInterrupted; go on by the same command. The runs are in {output_dir}.", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
+    end_quietly_when_interrupted()
     finished = {run: folder for (run, (folder, _)), is_done in zip(plans.items(), done, strict=True) if is_done}
     results = tidy_scores(finished)
     results.to_csv(output_dir / "results.csv", index=False)

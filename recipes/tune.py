@@ -34,7 +34,14 @@ from typing import Any
 # Python puts a script's folder first on its path, where evaluate.py would hide the library of that name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from hf_multitask.command_line import as_flags, refusals, writable_folder
+from hf_multitask.command_line import (
+    as_flags,
+    check_installed,
+    end_quietly_when_interrupted,
+    raise_when_interrupted,
+    refusals,
+    writable_folder,
+)
 from hf_multitask.recipe_yaml import load_yaml
 
 COMMAND_LINE = argparse.ArgumentParser(
@@ -47,8 +54,10 @@ COMMAND_LINE.add_argument("--sampler_seed", type=int, default=0, help="Of the se
 
 if __name__ == "__main__":
     # Before the imports that take seconds.
+    end_quietly_when_interrupted()
     with refusals():
         load_yaml(COMMAND_LINE.parse_known_args()[0].search)
+        check_installed("optuna", "tune")
 
 import optuna
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
@@ -106,7 +115,7 @@ def read_search(path: Path) -> Search:
             _check_options(key, options)
         if "recipe" not in values:
             raise ValueError("recipe is missing: the recipe's file.")
-        recipe = (path.parent / str(values["recipe"])).resolve()
+        recipe = (path.parent / Path(str(values["recipe"])).expanduser()).resolve()
         load_yaml(recipe)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -254,6 +263,7 @@ def main() -> None:
         study.set_user_attr(SETTINGS, settings)
         left = trials_left(study, args.trials or search.trials)
         if left:
+            raise_when_interrupted()
             # A trial that fails is reported, and the search goes on.
             try:
                 study.optimize(lambda trial: train(trial, search, output_dir, flags), left, catch=(Exception,))
@@ -264,6 +274,7 @@ def main() -> None:
                     f"{trials} trials. Go on by the same command: the trial that was running begins again."
                 )
                 sys.exit(128 + signal.SIGINT)
+            end_quietly_when_interrupted()
         write_results(study, search, output_dir, flags)
 
 

@@ -17,7 +17,7 @@ from hf_multitask.arguments import (
     MultiTaskArguments,
     ReportArguments,
 )
-from hf_multitask.command_line import refusals, writable_folder
+from hf_multitask.command_line import check_installed, model_place, refusals, writable_folder
 from tests.conftest import ROOT
 
 # Runs a script as Python would, and says at its end whether torch was imported.
@@ -102,15 +102,57 @@ def test_a_flag_that_is_missing_is_named_at_once(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.5, 2.5])
-def test_interrupted_before_there_is_anything_to_save_a_script_ends_without_a_traceback(seconds: float) -> None:
-    command = [sys.executable, str(ROOT / "recipes" / "predict.py"), "--model", "x", "--task", "y"]
-    # It waits for standard input, if it comes so far.
-    run = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("predict.py", "--model", "x", "--task", "y"),
+        ("sweep.py", "recipes/sweeps/effects.yaml"),
+        ("tune.py", "recipes/tuning/smart.yaml"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_interrupted_before_there_is_anything_to_save_a_script_ends_without_a_traceback(
+    seconds: float, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    script, *flags = words
+    # With what they wait for or refuse before they begin to work.
+    command = [sys.executable, str(ROOT / "recipes" / script), *flags]
+    command += [] if script == "predict.py" else ["--output_dir", str(tmp_path / "file" / "out")]
+    (tmp_path / "file").touch()
+    run = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     time.sleep(seconds)
     run.send_signal(signal.SIGINT)
     _, errors = run.communicate(timeout=60)
-    assert run.returncode == -signal.SIGINT
+    # A slow machine is still at its imports, a quick one has refused the folder.
+    assert run.returncode == -signal.SIGINT or (script != "predict.py" and "cannot be written" in errors)
     assert "Traceback" not in errors
+
+
+def test_a_package_that_is_missing_is_named_with_its_extra() -> None:
+    check_installed("yaml", "none")
+    with pytest.raises(ImportError, match=r"this needs nothere, which is not installed: pip install -e '.\[tune\]'"):
+        check_installed("nothere", "tune")
+
+
+def test_a_models_folder_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    assert model_place("~/mine") == str(tmp_path / "mine")
+    assert model_place("user/model") == "user/model"
+    assert model_place("model") == "model"
+    assert writable_folder("~/out") == tmp_path / "out"
+
+
+@pytest.mark.parametrize("name", ["/nothere", "./nothere", "~/nothere", "nothere/", "outputs/a/checkpoint-1", "../x"])
+def test_a_folder_that_is_not_there_is_no_id_on_the_hub(name: str) -> None:
+    with pytest.raises(ValueError, match=f"model {name} is not there: there is no such folder"):
+        model_place(name)
+
+
+def test_a_file_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ValueError, match="is a file: give the folder that it lies in"):
+        model_place(str(tmp_path / "model.safetensors"))
 
 
 def test_a_refusal_is_one_line_and_status_two(capsys: Any) -> None:
@@ -126,3 +168,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         writable_folder(str(tmp_path / "file" / "out"))
     assert writable_folder(str(tmp_path / "new" / "out")).is_dir()
     assert not list((tmp_path / "new" / "out").iterdir())
+
+
+def test_a_reader_that_has_read_enough_is_no_error(tmp_path: Path) -> None:
+    code = "from hf_multitask.command_line import refusals\nwith refusals():\n  for _ in range(100000): print('line')"
+    command = f'{sys.executable} -c "{code}" | head -n 1; exit ${{PIPESTATUS[0]}}'
+    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert (run.returncode, run.stdout, run.stderr) == (128 + signal.SIGPIPE, "line\n", "")

@@ -45,6 +45,16 @@ def test_the_title_says_backbone_tasks_steps_and_seed(tmp_path: Path) -> None:
     assert write(tmp_path, recipe={"backbone": "../gone/base", "from_scratch": True}).backbone == "new weights"
 
 
+def test_a_checkpoint_is_of_the_run_that_it_lies_in(tmp_path: Path) -> None:
+    write(tmp_path, recipe={"backbone": "base", "from_scratch": True})
+    for name in ("base", "checkpoint-3"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-3" / "trainer_state.json").write_text('{"global_step": 3, "epoch": 0.3}')
+    run = PastRun.read(tmp_path / "checkpoint-3")
+    assert (run.state["global_step"], run.backbone, run.rows["big"]) == (3, "new weights", 80)
+    assert run.training().from_scratch
+
+
 def test_what_a_folder_does_not_say_is_left_out(tmp_path: Path) -> None:
     for nothing in (PastRun.read(tmp_path), PastRun.read("user/model")):
         assert nothing.title("model, test", ["a"]) == "model, test: on a"

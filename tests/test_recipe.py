@@ -194,6 +194,32 @@ def test_paths_may_begin_at_home(parse, tmp_path: Path, monkeypatch: pytest.Monk
     assert recipe.training.output_dir == f"{home}/out"
     assert recipe.sources["sst"].describe("train") == f"{home}/sst.csv"
     assert parse(BASE, "--data_dir", "~/data").sources["sst"].describe("train") == f"{home}/data/sst.csv"
+    own = parse(BASE.replace("sst.csv", "sst.csv, data_dir: ~/data"))
+    assert own.sources["sst"].describe("train") == f"{home}/data/sst.csv"
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "own.yaml").write_text(BASE)
+    there = RecipeParser("unused.yaml").parse_recipe(["--config", "~/own.yaml", "--use_cpu"])
+    assert there.sources["sst"].describe("train") == f"{home}/sst.csv"
+
+
+def test_there_may_be_several_reporters(parse) -> None:
+    for text, flags in (("report_to: [wandb, mlflow]\n", ()), ("", ("--report_to", "wandb", "mlflow"))):
+        assert parse(BASE + text, *flags).training.report_to == ["wandb", "mlflow"]
+    for word in ("none", "[none]", "[]"):
+        assert parse(BASE + f"report_to: {word}\n").training.report_to == []
+
+
+@pytest.mark.parametrize("line", ["seed: [1, 2]", "weight_decay: [1e-5, 2e-5]", "pooling: [cls, mean]"])
+def test_a_list_where_one_value_is_meant_is_said_to_be_one(parse, line: str) -> None:
+    with pytest.raises(ValueError, match=rf"{line.partition(':')[0]} takes one value, not \[.*sweep.py"):
+        parse(BASE + line + "\n")
+
+
+def test_what_is_known_is_said_once(parse) -> None:
+    with pytest.raises(ValueError, match=r"unknown argument '--lr'; known: (?!.*(--help|--from-scratch))"):
+        parse(BASE + "lr: 1.0\n")
+    with pytest.raises(ValueError, match="unknown argument '--class_weights'; known: "):
+        parse(BASE + "class_weights: [1.0, 2.0]\n")
 
 
 @pytest.mark.parametrize("word", ["true", "yes", "on", "True", "'yes'", "On"])

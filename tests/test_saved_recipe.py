@@ -93,3 +93,18 @@ def test_a_models_own_recipe_is_the_default_and_no_more(
     assert parser.get_default("config") == "quickstart.yaml"
     said = "user/on-the-hub has no recipe.yaml, and no --config is given: the data are those of quickstart.yaml."
     assert (said in caplog.text) == (not given)
+
+
+def test_a_checkpoint_has_its_runs_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / RECIPE_NAME).write_text("backbone: x\n")
+    (tmp_path / "checkpoint-10").mkdir()
+    monkeypatch.chdir(tmp_path / "checkpoint-10")
+    for checkpoint in (str(tmp_path / "checkpoint-10"), f"{tmp_path}/checkpoint-10/", "."):
+        parser = RecipeParser("quickstart.yaml")
+        default_to_saved_recipe(parser, [], [checkpoint])
+        assert parser.get_default("config") == str(tmp_path / RECIPE_NAME)
+        assert parser.get_default("output_dir") == checkpoint
+    (tmp_path / "other").mkdir()
+    parser = RecipeParser("quickstart.yaml")
+    default_to_saved_recipe(parser, [], [str(tmp_path / "other")])
+    assert parser.get_default("config") == "quickstart.yaml"

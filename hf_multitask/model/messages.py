@@ -20,7 +20,11 @@ def nearest(word: str, known: list[str]) -> str:
 def _misspells(word: str, name: str) -> bool:
     """Whether each word of one is like that of the other: `class_weights` means something else than `weight`."""
     pairs = list(zip_longest(re.split(r"[\W_]+", word.lower()), re.split(r"[\W_]+", name.lower()), fillvalue=""))
-    return all(difflib.SequenceMatcher(None, mine, theirs).ratio() >= 0.6 for mine, theirs in pairs)
+    return all(
+        # A word that is cut short is meant, and `class` is no `loss`.
+        difflib.SequenceMatcher(None, mine, theirs).ratio() >= 0.7 or (len(mine) > 2 and theirs.startswith(mine))
+        for mine, theirs in pairs
+    )
 
 
 def refuse_unknown_keys(values: Mapping[str, Any], known: list[str]) -> None:

@@ -180,6 +180,16 @@ def test_a_run_is_made_once_and_its_failure_is_said(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("status", [-2, 130])
+def test_a_run_that_ctrl_c_ended_did_not_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, status: int
+) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: subprocess.CompletedProcess([], status))
+    assert not train("a, seed 0", tmp_path / "a", [], Progress(1))
+    assert "failed" not in capsys.readouterr().err
+    assert not (tmp_path / "a" / "done").exists()
+
+
 def test_no_name_of_a_run_leads_out_of_the_output_folder(tmp_path: Path) -> None:
     names = ["..", "../../b", "/etc/c", "d/../../e"]
     sweep = Sweep({name: (Path("recipe.yaml"), {}) for name in names}, 1, {})
