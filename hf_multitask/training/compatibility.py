@@ -78,6 +78,7 @@ def settled_arguments(args: Any, kwargs: Mapping[str, Any]) -> MultiTaskTraining
     for name, reason in _REFUSED_PARAMETERS.items():
         if kwargs.get(name) is not None:
             raise ValueError(f"{name} is not taken: {reason}.")
+    _check_metrics(kwargs)
     if args is None:
         return MultiTaskTrainingArguments("tmp_trainer")
     if not isinstance(args, MultiTaskTrainingArguments):
@@ -91,6 +92,20 @@ def settled_arguments(args: Any, kwargs: Mapping[str, Any]) -> MultiTaskTraining
         if reporter not in get_available_reporting_integrations():
             raise ValueError(f"report_to {reporter} needs its package, which is not installed: pip install {reporter}.")
     return args
+
+
+def _check_metrics(kwargs: Mapping[str, Any]) -> None:
+    """Refuses metrics that could not be called, and ours of anything but the heads' logits."""
+    own = kwargs.get("compute_metrics")
+    functions = list(own.values()) if isinstance(own, Mapping) else [own] * (own is not None)
+    if not all(map(callable, functions)):
+        raise ValueError(f"compute_metrics must be a function, or a function by task, not {own!r}.")
+    are_ours = "compute_metrics" not in kwargs or isinstance(own, Mapping)
+    if are_ours and kwargs.get("preprocess_logits_for_metrics") is not None:
+        raise ValueError(
+            "preprocess_logits_for_metrics is taken with a function as compute_metrics alone: our metrics are "
+            "computed from the heads' logits."
+        )
 
 
 def check_model(model: Any) -> None:

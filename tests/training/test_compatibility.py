@@ -59,6 +59,33 @@ def test_so_is_a_function_that_would_never_be_called(tmp_path: Any, name: str) -
         MultiTaskTrainer(tiny_model(), args, **{name: lambda *_: None})
 
 
+@pytest.mark.parametrize("metrics", [5, "accuracy", {"sst": None}, {"sst": "accuracy"}, ["accuracy"]])
+def test_so_are_metrics_that_are_no_function(tmp_path: Any, metrics: Any) -> None:
+    args = MultiTaskTrainingArguments(str(tmp_path))
+    with pytest.raises(ValueError, match="compute_metrics must be a function, or a function by task, not "):
+        MultiTaskTrainer(tiny_model(), args, compute_metrics=metrics)
+
+
+def best_ids(logits: Any, labels: Any) -> Any:
+    return {name: values.argmax(-1) for name, values in logits.items() if values.ndim == 2} or logits
+
+
+@pytest.mark.parametrize("given", [{}, {"compute_metrics": {"quora": lambda _: {}}}], ids=["ours", "by task"])
+def test_logits_are_not_changed_under_our_metrics(tmp_path: Any, given: Any) -> None:
+    args = MultiTaskTrainingArguments(str(tmp_path))
+    with pytest.raises(ValueError, match="preprocess_logits_for_metrics is taken with a function as compute_metrics"):
+        MultiTaskTrainer(tiny_model(), args, preprocess_logits_for_metrics=best_ids, **given)
+
+
+def test_under_a_function_of_ones_own_they_may_be(tmp_path: Any, tokenizer: Any) -> None:
+    args = MultiTaskTrainingArguments(str(tmp_path), use_cpu=True)
+    own: dict[str, Any] = {"compute_metrics": lambda evaluated: {"size": evaluated.predictions["sst"].ndim}}
+    trainer = MultiTaskTrainer(
+        tiny_model(), args, processing_class=tokenizer, preprocess_logits_for_metrics=best_ids, **own
+    )
+    assert trainer.evaluate({"sst": task_rows(4)["sst"]})["eval_sst_size"] == 1
+
+
 @pytest.mark.parametrize("model", [None, "outputs/mine", torch.nn.Linear(1, 1)])
 def test_so_is_what_is_no_model_of_several_tasks(tmp_path: Any, model: Any) -> None:
     args = MultiTaskTrainingArguments(str(tmp_path))
