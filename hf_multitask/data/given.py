@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
@@ -127,7 +128,7 @@ class GivenData:
         """The rows of one task, and their report."""
         place = f"task {name!r}: {argument}"
         if isinstance(dataset, pd.DataFrame):
-            dataset = Dataset.from_pandas(dataset, preserve_index=False)
+            dataset = _from_pandas(place, dataset)
         if isinstance(dataset, StreamedRows | IterableDataset) and argument != "train_dataset":
             raise ValueError(f"{place} is a stream, and only train_dataset can have those.")
         if isinstance(dataset, StreamedRows):
@@ -146,6 +147,9 @@ class GivenData:
             stream = load_stream(name, task, source, argument, *reading)
             return stream, stream.report
         needs_label = argument == "train_dataset" or (argument == "eval_dataset" and "label" in keys)
+        if argument == "eval_dataset" and not needs_label and source.label not in dataset.column_names:
+            there = nearest(source.label, dataset.column_names)
+            logger.warning("%s has no column %r, and so no metrics; %s", place, source.label, there)
         if is_tokenized:
             return self._prepare_tokenized(place, task, source, argument, needs_label)
         texts, report = load_split(name, task, source, argument, self._on_bad_rows, needs_label)
@@ -178,6 +182,14 @@ class GivenData:
         has_label = "label" in rows.column_names
         counts = {"labels_by_name": has_label * (len(rows) - by_id), "labels_by_id": by_id}
         return rows, SplitReport(argument, len(given), bad, also_in_train=None, **counts)
+
+
+def _from_pandas(place: str, table: pd.DataFrame) -> Dataset:
+    try:
+        return Dataset.from_pandas(table, preserve_index=False)
+    # Arrow's columns are of one kind each.
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise ValueError(f"{place} cannot be read as a table: {'; '.join(map(str, error.args))}") from error
 
 
 def _lacks_column(error: ValueError) -> bool:

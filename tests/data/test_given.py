@@ -54,6 +54,37 @@ def test_bad_rows_are_refused_unless_told_otherwise_and_some_must_be_left(tokeni
         given(tokenizer, {"mood": STARS}, "drop").prepare("train_dataset", {"mood": table.select([1])})
 
 
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        ({"sentence": ["a", "b"], "label": ["good", 1]}, "Conversion failed for column label"),
+        ({"sentence": ["a", 5], "label": ["good", "bad"]}, "Conversion failed for column sentence"),
+        ({"sentence": ["a", "b"], "label": [["good"], "bad"]}, "Conversion failed for column label"),
+    ],
+)
+def test_a_table_whose_column_holds_several_kinds_is_refused(tokenizer: Any, table: Any, problem: str) -> None:
+    for argument in ("train_dataset", "test_dataset"):
+        with pytest.raises(ValueError, match=f"task 'mood': {argument} cannot be read as a table: .*{problem}"):
+            given(tokenizer).prepare(argument, {"mood": pd.DataFrame(table)})
+
+
+def test_so_is_one_with_a_column_twice(tokenizer: Any) -> None:
+    table = pd.DataFrame([["a", "good", "bad"]], columns=["sentence", "label", "label"])
+    with pytest.raises(ValueError, match=r"task 'mood': train_dataset cannot be read as a table: .*label"):
+        given(tokenizer).prepare("train_dataset", {"mood": table})
+
+
+@pytest.mark.parametrize("tokens", [{}, {"input_ids": [[2, 5, 3]] * 2}], ids=["texts", "tokens"])
+def test_rows_to_evaluate_by_that_have_no_label_are_told_of(tokenizer: Any, caplog: Any, tokens: Any) -> None:
+    columns = {"sentence": ["a cat", "a dog"], **tokens, "labels": [0, 1]}
+    rows, _ = given(tokenizer).prepare("eval_dataset", {"mood": Dataset.from_dict(columns)})
+    assert "label" not in rows.datasets["mood"].column_names
+    assert "task 'mood': eval_dataset has no column 'label', and so no metrics; did you mean 'labels'?" in caplog.text
+    caplog.clear()
+    given(tokenizer).prepare("test_dataset", {"mood": Dataset.from_dict(columns)})
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("text", [["question", "other"], ("question", "other")])
 def test_a_pair_has_two_columns(tokenizer: Any, text: Any) -> None:
     table = Dataset.from_dict({"question": ["a cat"], "other": ["a dog"], "label": ["same"]})
