@@ -20,6 +20,8 @@ from hf_multitask.model.messages import nearest
 
 logger = logging.getLogger(__name__)
 
+# Of a label, in a sentence that begins with the column's name.
+IS_ID_AMONG_NAMES = "is a class id, where other rows have the labels' names."
 _SHOWN = 5
 
 
@@ -217,7 +219,7 @@ def check_rows(
     is_good = pc.invert(is_bad)
     bad_rows = []
     if pc.any(is_bad).as_py():
-        mixed = f"column {columns.get('label')!r} is a class id, where other rows have the labels' names."
+        mixed = f"column {columns.get('label')!r} {IS_ID_AMONG_NAMES}"
         bad_rows = [BadRow(row["row"], row["problem"] or mixed) for row in checked.select(_positions(is_bad))]
         checked = checked.select(_positions(is_good))
     by_id = pc.sum(pc.and_(is_id, is_good)).as_py() or 0

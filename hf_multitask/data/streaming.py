@@ -12,7 +12,14 @@ from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 
 from hf_multitask.arguments import OnBadRows
-from hf_multitask.data.loading import BadRow, SplitReport, row_checker, standard_columns, text_columns
+from hf_multitask.data.loading import (
+    IS_ID_AMONG_NAMES,
+    BadRow,
+    SplitReport,
+    row_checker,
+    standard_columns,
+    text_columns,
+)
 from hf_multitask.data.sources import Source
 from hf_multitask.data.tokenization import batch_tokenizer
 from hf_multitask.model.configuration_mtbert import TaskConfig
@@ -51,7 +58,8 @@ class StreamedRows:
         where: The place of the rows, for messages.
         tokenizer, max_length: As for [`tokenize`].
         label_map: As for [`check_rows`].
-        on_bad_rows: `error` ends the training at a row that cannot be used; `drop` leaves it out and logs it.
+        on_bad_rows: `error` ends the training at a row that cannot be used; `drop` leaves it out and logs it. Where
+            the first rows have names of labels, a class id cannot be used, and the other way round.
         size: How many rows there are, if that is known.
         shuffle_buffer: Rows of which the next one is drawn; 1 keeps the stream's order.
         seed: Of the shuffles.
@@ -94,6 +102,9 @@ class StreamedRows:
         self._reader: Iterator[dict[str, Any]] | None = None
         self._next = self._told = 0
         self._read_so_far = (0, 0, 0)
+        self._label = columns["label"]
+        # Whether labels are class ids, which the first rows say: names and ids in one column could be mistaken.
+        self._has_ids: bool | None = None
         # The labels of the first rows.
         self.labels = self._first_labels()
 
@@ -142,16 +153,24 @@ class StreamedRows:
             read = dropped = by_id = 0
             for row in _rows(stream):
                 read += 1
-                if row["problem"]:
+                if bad := self._bad_row(row):
                     dropped += 1
-                    self._drop(BadRow(row["row"], row["problem"]), dropped)
-                by_id += row["by_id"] and not row["problem"]
+                    self._drop(bad, dropped)
+                by_id += row["by_id"] and bad is None
                 if pass_ == 0:
                     self._read_so_far = (read, dropped, by_id)
-                if not row["problem"]:
+                if bad is None:
                     yield {**row, "is_first_pass": pass_ == 0}
             if read == dropped:
                 raise self._has_no_rows(read)
+
+    def _bad_row(self, row: dict[str, Any]) -> BadRow | None:
+        """What is wrong with a checked row, if anything is."""
+        problem = row["problem"]
+        if not problem and self._has_ids is not None and row["by_id"] != self._has_ids:
+            mixed = "has a label's name, where other rows have ids." if self._has_ids else IS_ID_AMONG_NAMES
+            problem = f"column {self._label!r} {mixed}"
+        return BadRow(row["row"], problem) if problem else None
 
     def _drop(self, bad: BadRow, number: int) -> None:
         self._refuse_unless_dropped(bad)
@@ -184,10 +203,12 @@ class StreamedRows:
         """The labels of the first rows, which are looked at in the source's order."""
         with _readable(self._place):
             rows = list(islice(_rows(self._checked), LOOKED_AT))
-        for row in rows:
-            if row["problem"]:
-                self._refuse_unless_dropped(BadRow(row["row"], row["problem"]))
-        labels = [row["label"] for row in rows if not row["problem"]]
+        are_ids = [row["by_id"] for row in rows if not row["problem"]]
+        self._has_ids = all(are_ids) if are_ids else None
+        found = [self._bad_row(row) for row in rows]
+        for bad in filter(None, found):
+            self._refuse_unless_dropped(bad)
+        labels = [row["label"] for row, bad in zip(rows, found, strict=True) if bad is None]
         if not labels and len(rows) < LOOKED_AT:
             raise self._has_no_rows(len(rows))
         return labels

@@ -9,6 +9,7 @@ from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader
 
 from hf_multitask.data.dataset import MultiTaskDataset
+from hf_multitask.data.given import GivenSource
 from hf_multitask.data.sources import FileSource, Source
 from hf_multitask.data.streaming import StreamedRows, StreamError, load_stream
 from hf_multitask.model.configuration_mtbert import TaskConfig
@@ -188,3 +189,36 @@ def test_the_first_rows_of_the_source_are_looked_at_whatever_the_order_of_traini
     for buffer in (1, 10_000):
         with pytest.raises(ValueError, match="row 900: column 'label' is '7'"):
             open_stream(path, tokenizer, shuffle_buffer=buffer)
+
+
+GOOD = TaskConfig(type="single_label_classification", labels=["bad", "good"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "bad"),
+    [(["good", "1", "bad"], [2]), (["1", "good", "0"], [1, 3]), (["bad"] * 1500 + ["0"], [1501])],
+    ids=["some ids", "ids first", "beyond those that are looked at"],
+)
+def test_a_column_has_names_or_ids_as_in_rows_that_are_held(tokenizer: Any, labels: list[str], bad: list[int]) -> None:
+    table = Dataset.from_dict({"sentence": ["a cat"] * len(labels), "label": labels}).to_iterable_dataset()
+    source = GivenSource(dataset=table, shuffle_buffer=1)
+    problem = "is a class id, where other rows have the labels' names"
+    with pytest.raises(StreamError, match=f"row {bad[0]}: column 'label' {problem}"):
+        load_stream("mood", GOOD, source, "train_dataset", tokenizer, 16)[[len(labels) - 1]]
+    rows = load_stream("mood", GOOD, source, "train_dataset", tokenizer, 16, "drop")
+    left = [row for row in range(1, len(labels) + 1) if row not in bad]
+    assert rows[list(range(len(left)))]["row"] == left
+    assert rows[[len(left)]]["row"] == left[:1]
+    report = rows.refresh_report()
+    assert ([row.row for row in report.dropped], report.labels_by_id) == (bad, 0)
+    # Only those that can be used are counted by a predictor that ignores the text.
+    assert len(rows.labels) == min(len(left), 1000)
+
+
+def test_a_name_where_the_first_rows_have_ids_is_a_bad_row(tokenizer: Any) -> None:
+    labels = ["1"] * 1200 + ["good"]
+    table = Dataset.from_dict({"sentence": ["a cat"] * len(labels), "label": labels}).to_iterable_dataset()
+    rows = load_stream("mood", GOOD, GivenSource(dataset=table, shuffle_buffer=1), "train_dataset", tokenizer, 16)
+    assert rows[[1199]]["row"] == [1200]
+    with pytest.raises(StreamError, match="row 1201: column 'label' has a label's name, where other rows have ids"):
+        rows[[1200]]
