@@ -182,8 +182,16 @@ class HubSource(Source):
         return self._read(split, streaming=True)
 
     def _read(self, split: str, **options: Any) -> Any:
+        path = str(Path(str(self.path)).expanduser()) if str(self.path).startswith("~") else str(self.path)
+        # Of a folder on this machine, the whole path is the pattern by which its files are found.
+        whole = str(Path(path).absolute())
+        if Path(path).is_dir() and (glob.escape(whole) != whole or "::" in whole):
+            raise ValueError(
+                f"{self.describe(split)} cannot be loaded: datasets takes a path with [, *, ? or '::' for a pattern, "
+                f"which may find other files; rename that part of {whole}, or name the files by files."
+            )
         try:
-            return load_dataset(self.path, self.name, split=self.split(split), revision=self.revision, **options)
+            return load_dataset(path, self.name, split=self.split(split), revision=self.revision, **options)
         except (OSError, ValueError, DatasetGenerationError) as error:
             raise ValueError(f"{self.describe(split)} cannot be loaded: {first_line(error)}") from error
 

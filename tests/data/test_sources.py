@@ -91,6 +91,28 @@ def test_a_hub_dataset_is_loaded_by_name(tmp_path: Path) -> None:
         HubSource(path="no/such-dataset").load("train")
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["proj [2024]", "proj*", "what?", "a::b"])
+def test_a_folder_whose_name_is_a_pattern_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, streaming: bool
+) -> None:
+    # The last ones are found by the patterns.
+    for folder in (name, "proj 2", "projects", "whats"):
+        (tmp_path / folder / "data").mkdir(parents=True)
+        (tmp_path / folder / "data" / "train.csv").write_text(f"sentence,label\n{folder},0\n")
+    monkeypatch.chdir(tmp_path / name)
+    for path in (str(tmp_path / name / "data"), "data"):
+        with pytest.raises(ValueError, match="for a pattern, which may find other files; rename that part"):
+            HubSource(path=path, streaming=streaming).load("train")
+
+
+def test_a_folder_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.csv").write_text("sentence,label\na,0\n")
+    assert HubSource(path="~/data").load("train")[0]["sentence"] == "a"
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
