@@ -45,6 +45,9 @@ def check_tokenized(
     if ("input_ids_2" in rows.column_names) != (task.sequences_per_row == 2):
         wanted = "input_ids_2, the second text's" if task.sequences_per_row == 2 else "input_ids alone"
         raise ValueError(f"needs a column input_ids, and {wanted}; it has {rows.column_names}.")
+    takes_types = "token_type_ids" in getattr(tokenizer, "model_input_names", ())
+    if task.is_pair and task.sequences_per_row == 1 and takes_types and "token_type_ids" not in rows.column_names:
+        raise ValueError("needs a column token_type_ids, which tells the two texts apart: the tokenizer gives it.")
     rows, numbers = rows.with_format(None), np.arange(1, len(rows) + 1)
     bad: list[BadRow] = []
     cut = rows
@@ -168,13 +171,17 @@ def _refuse_unknown(lists: _Lists, is_real: np.ndarray, name: str, size: int | N
 
 
 def _refuse_padding(ids: _Lists, tokenizer: PreTrainedTokenizerBase | None, mask_name: str) -> None:
-    """Refuses rows that begin or end in padding; a token that serves for something else too is not told from it."""
+    """Refuses rows that begin or end in padding. Where its token ends texts too, one of them is none, and two are."""
     pad = getattr(tokenizer, "pad_token_id", None)
-    others = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "unk_token_id")
-    if pad is None or pad in [getattr(tokenizer, other, None) for other in others]:
+    edges = [getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "cls", "sep")]
+    ends_texts = pad in edges
+    if pad is None or (not ends_texts and pad == getattr(tokenizer, "unk_token_id", None)):
         return
-    ends = ids.starts + ids.lengths - 1
-    is_padded = (ids.values[ids.starts] == pad) | (ids.values[ends] == pad)
+    is_pad, ends = ids.values == pad, ids.starts + ids.lengths - 1
+    is_padded = is_pad[ids.starts] | is_pad[ends]
+    if ends_texts:
+        begins = is_pad[ids.starts] & is_pad[np.minimum(ids.starts + 1, ends)]
+        is_padded = (ids.lengths > 1) & (begins | (is_pad[ends] & is_pad[np.maximum(ends - 1, ids.starts)]))
     _refuse(is_padded, f"has padding, and no {mask_name} that shows it: keep that column, or tokenize without padding")
 
 

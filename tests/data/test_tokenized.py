@@ -104,6 +104,31 @@ def test_tokens_that_cannot_be_used_are_bad_rows(tokenizer: Any, task: Any, colu
 
 
 @pytest.mark.parametrize(
+    ("ids", "are_bad"),
+    [([2, 5, 3], False), ([2, 5, 3, 3], True), ([3, 3, 2, 5], True), ([3, 2, 5], False), ([3], False), ([2], False)],
+)
+def test_padding_by_the_token_that_ends_a_text_is_told_by_two_of_them(
+    tokenizer: Any, ids: list[int], are_bad: bool
+) -> None:
+    # As users of GPT-2 set it.
+    tokenizer.pad_token = tokenizer.sep_token
+    found = problems(rows(input_ids=[[2, 6, 3], ids]), MOOD, tokenizer, 8)
+    assert [problem[:18] for problem in found] == ["row 2: has padding"] * are_bad
+
+
+def test_a_pair_that_is_read_as_one_input_needs_its_token_types(tokenizer: Any) -> None:
+    cross = TaskConfig("pair_classification", pair_encoding="cross")
+    pairs = rows(input_ids=[[2, 5, 3, 6, 3]])
+    with pytest.raises(ValueError, match="needs a column token_type_ids, which tells the two texts apart"):
+        check(pairs, cross, tokenizer, 8)
+    assert check(pairs.add_column("token_type_ids", [[0, 0, 0, 1, 1]]), cross, tokenizer, 8)
+    # Single texts, and encoders without token types, need none.
+    assert check(pairs, MOOD, tokenizer, 8)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    assert check(pairs, cross, tokenizer, 8)
+
+
+@pytest.mark.parametrize(
     ("task", "columns", "problem"),
     [
         (MOOD, {"input_ids": [[2, 39], [2, 40], [2, 99, 3]]}, "row 2: has 40 among its input_ids, .* row 3: has 99"),
