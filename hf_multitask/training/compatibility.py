@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from transformers import TrainingArguments
+import torch
+from torch import nn
+from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -25,11 +27,23 @@ NO_SEARCH = (
     f"hyperparameter_search is not offered, since {_KEPT_MODEL}: search with recipes/tune.py, or build a trainer with "
     "a model of its own for each trial."
 )
+
+
+def _is_rate(value: float | None) -> bool:
+    return value is None or 0 <= value < float("inf")
+
+
 # By field of the arguments: what it may be, and why nothing else.
 _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "per_device_train_batch_size": (lambda size: size >= 1, "must be at least 1, the rows of each task in a batch"),
     "per_device_eval_batch_size": (lambda size: size >= 1, "must be at least 1"),
     "gradient_accumulation_steps": (lambda steps: steps >= 1, "must be at least 1"),
+    "dataloader_num_workers": (lambda workers: workers >= 0, "must be at least 0"),
+    **{
+        f"{owner}{kind}": (_is_rate, "must be a number from 0 on")
+        for owner in ("", "head_")
+        for kind in ("learning_rate", "weight_decay")
+    },
     "batch_eval_metrics": (lambda batches: not batches, "must be false: metrics are those of all rows of a task"),
     "dataloader_drop_last": (
         lambda drops: not drops,
@@ -61,6 +75,8 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "use_cache": (lambda caches: not caches, "must be false: nothing is generated that could be cached"),
     "use_liger_kernel": (lambda uses: not uses, "must be false: Liger has no kernels for this model"),
 }
+# Optimizers that take each of `optim_args` by its own name, and others not, without a word.
+_READ_BY_NAME = {"adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"}
 # Reporters that go by the name of the package that they need.
 _REPORTERS = {"tensorboard", "wandb", "mlflow", "trackio"}
 
@@ -106,6 +122,42 @@ def _check_metrics(kwargs: Mapping[str, Any]) -> None:
             "preprocess_logits_for_metrics is taken with a function as compute_metrics alone: our metrics are "
             "computed from the heads' logits."
         )
+
+
+def check_optimizer(args: MultiTaskTrainingArguments, kwargs: Mapping[str, Any]) -> None:
+    """Makes the optimizer of one weight and its scheduler: what they refuse is refused before training.
+
+    Args:
+        args: The run's arguments.
+        kwargs: The caller's further arguments for transformers' Trainer, which may have an optimizer of its own.
+
+    Raises:
+        ValueError: They do not take what the arguments say.
+    """
+    own = kwargs.get("optimizer_cls_and_kwargs") or any(kwargs.get("optimizers", ()))
+    if own or args.deepspeed or args.optim_target_modules:
+        return
+    optim = getattr(args.optim, "value", args.optim)
+    try:
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(args)
+        optimizer = kind([nn.Parameter(torch.zeros(1))], **options)
+    except (TypeError, ValueError) as error:
+        given = f"optim_args {args.optim_args!r}: write name=value, name=value" if args.optim_args else "its arguments"
+        raise ValueError(f"optim {optim} does not take {given} ({error}).") from error
+    names = [part.partition("=")[0].strip() for part in (args.optim_args or "").split(",") if part]
+    if optim in _READ_BY_NAME and (unread := [name for name in names if name not in options]):
+        raise ValueError(
+            f"optim_args: optim {optim} does not read {unread[0]!r}. Those of Adam are adam_beta1, adam_beta2 "
+            "and adam_epsilon."
+        )
+    specific: Any = args.lr_scheduler_kwargs or {}
+    try:
+        get_scheduler(args.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=dict(specific))
+    except (TypeError, ValueError) as error:
+        schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+        raise ValueError(
+            f"lr_scheduler_type {schedule} does not take lr_scheduler_kwargs {specific} ({error})."
+        ) from error
 
 
 def check_model(model: Any) -> None:

@@ -29,7 +29,13 @@ from hf_multitask.training.callbacks import (
     SparseEmbeddingGradient,
     TaskProgressCallback,
 )
-from hf_multitask.training.compatibility import NO_SEARCH, check_methods, check_model, settled_arguments
+from hf_multitask.training.compatibility import (
+    NO_SEARCH,
+    check_methods,
+    check_model,
+    check_optimizer,
+    settled_arguments,
+)
 from hf_multitask.training.evaluator import MultiTaskEvaluator
 from hf_multitask.training.health import HealthWarnings, NonFiniteGuard
 from hf_multitask.training.meters import Meters
@@ -126,6 +132,7 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
         if self.train_dataset is not None:
             # A mistake in the arguments is found before training.
             self._phase_lengths(args.max_steps)
+            check_optimizer(args, kwargs)
         self._check_best_metric()
         has_rows = self.train_dataset is not None or self.eval_dataset is not None
         if has_rows and processing_class is None and isinstance(collator, MultiTaskCollator):

@@ -43,6 +43,46 @@ def test_an_argument_without_a_meaning_here_is_refused(make_trainer: Any, argume
         make_trainer(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"learning_rate": float("nan")}, "learning_rate must be a number from 0 on, not nan"),
+        ({"learning_rate": -1.0}, "learning_rate must be a number from 0 on, not -1.0"),
+        ({"head_learning_rate": float("inf")}, "head_learning_rate must be a number from 0 on"),
+        ({"head_weight_decay": -0.1}, "head_weight_decay must be a number from 0 on"),
+        ({"dataloader_num_workers": -1}, "dataloader_num_workers must be at least 0, not -1"),
+        ({"optim_args": "betas=(0.9,0.95)"}, r"does not take optim_args 'betas=\(0.9,0.95\)': write name=value"),
+        ({"optim_args": '{"betas": [0.9, 0.95]}'}, "does not take optim_args .*: write name=value"),
+        ({"optim": "adamw_torch", "optim_args": "beta1=0.8"}, "optim adamw_torch does not read 'beta1'. .*adam_beta1"),
+        ({"optim": "sgd", "optim_args": "momentum=0.9,nestrov=true"}, "optim sgd does not read 'nestrov'"),
+        ({"optim": "sgd", "optim_args": "momentum=much"}, "optim sgd does not take optim_args 'momentum=much'"),
+        ({"adam_beta1": 2.0}, "does not take its arguments .*beta"),
+        ({"lr_scheduler_kwargs": {"a": 1}}, r"lr_scheduler_type linear does not take lr_scheduler_kwargs {'a': 1} \("),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, "lr_scheduler_type warmup_stable_decay does not take"),
+    ],
+)
+def test_what_an_optimizer_or_its_schedule_does_not_take_is_refused_before_training(
+    make_trainer: Any, arguments: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_trainer(**arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"optim": "sgd", "optim_args": "momentum=0.9, nesterov=true"},
+        {"optim": "rmsprop", "optim_args": "centered=true"},
+        {"optim": "adafactor"},
+        {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": 2}},
+        {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 0.1}},
+        {"learning_rate": 0.0, "head_learning_rate": 1e-3},
+    ],
+)
+def test_what_they_take_is_taken(make_trainer: Any, arguments: Any) -> None:
+    make_trainer(**arguments)
+
+
 @pytest.mark.parametrize("reporter", ["tensorboard", "wandb", "mlflow"])
 def test_a_reporter_that_is_not_installed_is_named(
     make_trainer: Any, reporter: str, monkeypatch: pytest.MonkeyPatch
