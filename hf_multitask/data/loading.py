@@ -254,11 +254,13 @@ def matching_text_columns(task: TaskConfig, given: list[str]) -> list[str]:
     """The columns that a source names for a task's texts; the standard ones where it names none.
 
     Raises:
-        ValueError: It names another number.
+        ValueError: It names another number, or one column twice.
     """
     wanted = text_columns(task)
     if given and len(given) != len(wanted):
         raise ValueError(f"text must name {len(wanted)} column(s) for {task.type}, not {given}.")
+    if len(set(given)) < len(given):
+        raise ValueError(f"text names column {given[0]!r} twice: a pair has two columns.")
     return given or wanted
 
 

@@ -66,6 +66,10 @@ def check_backbone(encoder_config: PreTrainedConfig) -> None:
     if kind == "mra" and not torch.cuda.is_available():
         # Without the kernel its attention is 0 everywhere, and nothing says so.
         why = "has an attention of CUDA kernels alone, and there is no CUDA device"
+    landmarks, length = (getattr(encoder_config, key, None) for key in ("num_landmarks", "segment_means_seq_len"))
+    if kind == "nystromformer" and landmarks != length:
+        # With as many landmarks, as its published models have, it attends to all tokens of any text.
+        why = f"with num_landmarks {landmarks} reads inputs of exactly {length} tokens, its segment_means_seq_len"
     if why is not None:
         raise ValueError(f"a {kind} backbone {why}: choose another encoder of text.")
     if encoder_config.is_encoder_decoder:

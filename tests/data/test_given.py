@@ -85,6 +85,11 @@ def test_rows_to_evaluate_by_that_have_no_label_are_told_of(tokenizer: Any, capl
     assert not caplog.text
 
 
+def test_which_are_not_the_same(tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match="columns: task 'same': text names column 'question' twice"):
+        given(tokenizer, {"same": {"text": ["question", "question"]}})
+
+
 @pytest.mark.parametrize("text", [["question", "other"], ("question", "other")])
 def test_a_pair_has_two_columns(tokenizer: Any, text: Any) -> None:
     table = Dataset.from_dict({"question": ["a cat"], "other": ["a dog"], "label": ["same"]})

@@ -127,6 +127,14 @@ def test_what_cannot_read_texts_is_refused_before_there_are_weights(kind: str, m
         MultiTaskBertConfig(encoder_config=CONFIG_MAPPING[kind](), tasks=TASKS).hidden_size  # noqa: B018
 
 
+def test_so_is_nystromformer_with_fewer_landmarks_than_tokens() -> None:
+    # It would fail in the first step.
+    config = tiny_config("nystromformer", num_landmarks=8, segment_means_seq_len=64)
+    with pytest.raises(ValueError, match="with num_landmarks 8 reads inputs of exactly 64 tokens"):
+        tiny(config)
+    assert tiny(tiny_config("nystromformer", num_landmarks=64, segment_means_seq_len=64))
+
+
 def test_an_encoder_of_a_type_that_nobody_tried_is_padded(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny(tiny_config("bert"))
     assert model.can_pack
