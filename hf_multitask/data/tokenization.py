@@ -35,7 +35,14 @@ def tokenize(rows: Dataset, task: TaskConfig, tokenizer: PreTrainedTokenizerBase
 def batch_tokenizer(
     task: TaskConfig, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> Callable[[dict[str, list[str]]], dict[str, list[Any]]]:
-    """What [`tokenize`] maps a dataset by: from texts under the standard columns to what it returns."""
+    """What [`tokenize`] maps a dataset by: from texts under the standard columns to what it returns.
+
+    Raises:
+        ValueError: Nothing of a text would be left: tokenizers then cut all of it, or do not cut at all.
+    """
+    special = tokenizer.num_special_tokens_to_add(pair=task.is_pair and task.sequences_per_row == 1)
+    if max_length <= special:
+        raise ValueError(f"max_length must be above the {special} special tokens of an input, not {max_length}.")
     return partial(
         _tokenize_batch,
         columns=text_columns(task),

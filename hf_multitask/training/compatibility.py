@@ -38,6 +38,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "per_device_train_batch_size": (lambda size: size >= 1, "must be at least 1, the rows of each task in a batch"),
     "per_device_eval_batch_size": (lambda size: size >= 1, "must be at least 1"),
     "gradient_accumulation_steps": (lambda steps: steps >= 1, "must be at least 1"),
+    "max_steps": (lambda steps: steps == -1 or steps >= 1, "must be at least 1, or -1 for num_train_epochs"),
     "dataloader_num_workers": (lambda workers: workers >= 0, "must be at least 0"),
     **{
         f"{owner}{kind}": (_is_rate, "must be a number from 0 on")

@@ -8,6 +8,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from hf_multitask import TaskConfig
 from hf_multitask.data.loading import check_rows, count_overlap, load_split, row_checker
 from hf_multitask.data.sources import FileSource
+from hf_multitask.data.tokenization import batch_tokenizer
 
 SST = TaskConfig("single_label_classification", num_labels=5)
 MOOD = TaskConfig("single_label_classification", labels=["bad", "good"])
@@ -86,6 +87,23 @@ def test_half_a_character_is_no_text(text: str) -> None:
     place = next(i for i, sign in enumerate(text) if sign >= "\ud800")
     problem = f"column 's' has {text[place]!r}, one half of a character, as its character {place + 1}."
     assert checked["problem"] == [problem, ""]
+
+
+@pytest.mark.parametrize(
+    ("values", "special"),
+    [
+        ({"type": "single_label_classification", "num_labels": 2}, 2),
+        ({"type": "pair_classification"}, 2),
+        ({"type": "pair_classification", "pair_encoding": "cross"}, 3),
+    ],
+)
+def test_an_input_has_room_for_more_than_special_tokens(tokenizer: Any, values: Any, special: int) -> None:
+    task = TaskConfig(**values)
+    for max_length in (1, special):
+        message = f"max_length must be above the {special} special tokens of an input, not {max_length}"
+        with pytest.raises(ValueError, match=message):
+            batch_tokenizer(task, tokenizer, max_length)
+    batch_tokenizer(task, tokenizer, special + 1)
 
 
 def test_a_label_map_comes_first() -> None:

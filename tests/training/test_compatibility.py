@@ -50,6 +50,7 @@ def test_an_argument_without_a_meaning_here_is_refused(make_trainer: Any, argume
         ({"learning_rate": -1.0}, "learning_rate must be a number from 0 on, not -1.0"),
         ({"head_learning_rate": float("inf")}, "head_learning_rate must be a number from 0 on"),
         ({"head_weight_decay": -0.1}, "head_weight_decay must be a number from 0 on"),
+        ({"max_steps": 0}, "max_steps must be at least 1, or -1 for num_train_epochs, not 0"),
         ({"dataloader_num_workers": -1}, "dataloader_num_workers must be at least 0, not -1"),
         ({"optim_args": "betas=(0.9,0.95)"}, r"does not take optim_args 'betas=\(0.9,0.95\)': write name=value"),
         ({"optim_args": '{"betas": [0.9, 0.95]}'}, "does not take optim_args .*: write name=value"),
