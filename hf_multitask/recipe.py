@@ -156,7 +156,19 @@ def prepare_data(
         config: The model's, whose table of tasks goes before the recipe's.
         tokenizer: The model's.
         splits: As for [`prepare`].
+
+    Raises:
+        ValueError: As for [`prepare`], or the recipe's labels or scores of a task mean something else to the model.
     """
+    for name in (name for name in config.tasks if name in recipe.sources):
+        for key in ("type", "labels", "score_range"):
+            ours, theirs = getattr(recipe.tasks[name], key), getattr(config.tasks[name], key)
+            if ours != theirs:
+                raise ValueError(
+                    f"task {name!r}: {key} is {ours!r} in the recipe and {theirs!r} in the model "
+                    f"{config.name_or_path}, to which the same rows mean something else; name its own recipe by "
+                    "--config."
+                )
     longest = config.longest_input(tokenizer)
     max_length = min(recipe.data.max_length or longest, longest)
     tasks = {name: task for name, task in config.tasks.items() if name in recipe.sources}

@@ -60,6 +60,13 @@ def test_words_for_booleans(word: Any, value: Any) -> None:
     assert as_boolean(word) is value
 
 
+@pytest.mark.parametrize("text", ["{[1, 2]: a}", "{{a: b}: c}", "? [x]\n: y"])
+def test_a_key_that_is_no_word_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ValueError, match="is not valid YAML: a key is one word"):
+        load_yaml(tmp_path / "a.yaml")
+
+
 def test_a_recipe_that_extends_itself_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
     (tmp_path / "b.yaml").write_text("extends: [a.yaml]\n")

@@ -21,7 +21,7 @@ class ArgumentGroup:
 
         Args:
             name: The argument's, for errors.
-            values: The group, a mapping of its keys, JSON of one, or None.
+            values: The group, a mapping of its keys, JSON of one, or None or a word for no.
 
         Raises:
             ValueError: An unknown key or a value that is not of its kind; the message names them.
@@ -32,7 +32,7 @@ class ArgumentGroup:
             values = json.loads(values) if isinstance(values, str) else values
         except json.JSONDecodeError:
             values = str(values)
-        if values is None:
+        if values is None or as_boolean(values) is False:
             return None
         if not isinstance(values, dict):
             raise ValueError(f"{name} must be a mapping of its keys to values, not {values!r}.")

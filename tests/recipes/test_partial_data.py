@@ -132,3 +132,24 @@ def test_a_model_is_scored_by_its_runs_own_recipe_unless_told_otherwise(
     run = run_in_process("evaluate.py", "--model", folder, "--use_cpu")
     assert "the recipe has none of the model's tasks" in run.stderr
     assert f"{folder} has no recipe.yaml, and no --config is given: the data are those of {quickstart}." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"labels": ["positive", "neutral", "negative"]}, "labels is .*positive.* in the recipe and .*negative"),
+        ({"type": "pair_classification"}, "type is 'pair_classification' in the recipe and 'single_label"),
+    ],
+    ids=["order", "type"],
+)
+def test_a_recipe_whose_labels_mean_something_else_is_refused(
+    run_in_process: Callable, model: Path, tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    """Rows with class ids would be scored by the other order without a word."""
+    recipe = yaml.safe_load((model / "recipe.yaml").read_text())
+    recipe["tasks"]["sentiment"].update(change)
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    for script, *models in (("evaluate.py", "--model", model), ("compare.py", model, model)):
+        run = run_in_process(script, *models, "--config", tmp_path / "other.yaml", "--split", "train", "--use_cpu")
+        assert run.returncode == 2
+        assert re.search(f"error: task 'sentiment': {said}.*name its own recipe by --config", run.stderr)

@@ -156,7 +156,8 @@ def test_models_that_cannot_be_compared_are_refused(
     assert run.stderr.splitlines()[-1] == "error: name two models to compare, not 1."
     run = run_in_process("compare.py", folder, other, "--use_cpu")
     assert run.returncode == 2
-    assert run.stderr.splitlines()[-1] == "error: task 'sentiment': the models do not have the same labels."
+    assert "error: task 'sentiment': labels is ['negative', 'neutral', 'positive'] in the recipe" in run.stderr
+    assert f"['positive', 'neutral', 'negative'] in the model {other}, to which the same rows mean" in run.stderr
 
 
 def test_predict_reads_a_file_and_writes_jsonl(

@@ -17,6 +17,12 @@ def test_a_group_is_read_from_what_yaml_and_command_lines_give() -> None:
     assert SmartArguments.read("smart", "null") is None
 
 
+@pytest.mark.parametrize("word", ["no", "off", "false", "False", False])
+def test_a_word_for_no_turns_a_group_off(word: object) -> None:
+    """As a recipe does with one that it extends."""
+    assert SmartArguments.read("smart", word) is None
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
