@@ -142,6 +142,13 @@ def writable_folder(path: str) -> Path:
         raise OSError(f"output_dir {path} cannot be written: {error.strerror}.") from error
 
 
+def from_one_on(word: str) -> int:
+    """A flag's whole number, of things of which there must be some."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {word!r}")
+    return int(word)
+
+
 def model_place(name: str) -> str:
     """A model's folder, from home where it begins with `~`, or its id on the Hub.
 

@@ -42,6 +42,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 from hf_multitask.command_line import (
     as_flags,
     end_quietly_when_interrupted,
+    from_one_on,
     raise_when_interrupted,
     refusals,
     writable_folder,
@@ -53,8 +54,8 @@ COMMAND_LINE = argparse.ArgumentParser(
 )
 COMMAND_LINE.add_argument("sweep", type=Path, help="The sweep's YAML file.")
 COMMAND_LINE.add_argument("--output_dir", help="Each run gets a folder in it; by default, outputs/<the file's name>.")
-COMMAND_LINE.add_argument("--seeds", type=int, help="How many; by default what the file says.")
-COMMAND_LINE.add_argument("--jobs", type=int, default=1, help="Runs at a time.")
+COMMAND_LINE.add_argument("--seeds", type=from_one_on, help="How many; by default what the file says.")
+COMMAND_LINE.add_argument("--jobs", type=from_one_on, default=1, help="Runs at a time.")
 
 if __name__ == "__main__":
     # Before the imports that take seconds.
@@ -63,12 +64,13 @@ if __name__ == "__main__":
         load_yaml(COMMAND_LINE.parse_known_args()[0].sweep)
 
 from hf_multitask.evaluation.seeds import latex_table, seeds_table, tidy_scores
+from hf_multitask.model.messages import refuse_unknown_keys
 
 # A run's folder has its flags from its beginning, and a mark once it has ended well.
 FLAGS, DONE = "flags.txt", "done"
 # Exit statuses of a run that Ctrl-C ended, before its training and in it.
 _INTERRUPTED = (-signal.SIGINT, 128 + signal.SIGINT)
-KEYS = ("recipe", "seeds", "every_run", "runs", "grid", "paper")
+KEYS = ["recipe", "seeds", "every_run", "runs", "grid", "paper"]
 
 
 @dataclass
@@ -93,8 +95,10 @@ def read_sweep(path: Path) -> Sweep:
         ValueError: A key that is unknown or missing, or a value of the wrong kind.
     """
     values = load_yaml(path)
-    if unknown := set(values) - set(KEYS):
-        raise ValueError(f"{path}: unknown key {min(unknown)!r}; known: {', '.join(KEYS)}.")
+    try:
+        refuse_unknown_keys(values, KEYS)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     runs, every_run, paper = values.get("runs") or {}, values.get("every_run") or {}, values.get("paper") or {}
     if not isinstance(runs, dict) or not all(isinstance(changes, dict) for changes in runs.values()):
         raise ValueError(f"{path}: runs must be a mapping of names to the keys that each changes.")

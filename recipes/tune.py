@@ -38,6 +38,7 @@ from hf_multitask.command_line import (
     as_flags,
     check_installed,
     end_quietly_when_interrupted,
+    from_one_on,
     raise_when_interrupted,
     refusals,
     writable_folder,
@@ -49,7 +50,7 @@ COMMAND_LINE = argparse.ArgumentParser(
 )
 COMMAND_LINE.add_argument("search", type=Path, help="The search's YAML file.")
 COMMAND_LINE.add_argument("--output_dir", help="Where the study is kept; by default, outputs/<the file's name>.")
-COMMAND_LINE.add_argument("--trials", type=int, help="How many; by default what the file says.")
+COMMAND_LINE.add_argument("--trials", type=from_one_on, help="How many; by default what the file says.")
 COMMAND_LINE.add_argument("--sampler_seed", type=int, default=0, help="Of the search; a trial's own is the recipe's.")
 
 if __name__ == "__main__":

@@ -128,6 +128,15 @@ def test_interrupted_before_there_is_anything_to_save_a_script_ends_without_a_tr
     assert "Traceback" not in errors
 
 
+@pytest.mark.parametrize(
+    "words", [("sweep.py", "--jobs", "0"), ("sweep.py", "--seeds", "-1"), ("tune.py", "--trials", "0")]
+)
+def test_of_what_there_must_be_some_there_is_not_none(words: tuple[str, ...]) -> None:
+    status, _, errors = at_once(words[0], "x.yaml", f"{words[1]}={words[2]}")
+    assert status == 2
+    assert f"argument {words[1]}: must be a whole number from 1 on, not '{words[2]}'" in errors
+
+
 def test_a_package_that_is_missing_is_named_with_its_extra() -> None:
     check_installed("yaml", "none")
     with pytest.raises(ImportError, match=r"this needs nothere, which is not installed: pip install -e '.\[tune\]'"):
