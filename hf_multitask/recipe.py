@@ -83,9 +83,9 @@ class RecipeParser(HfArgumentParser):
         for action in self._actions:
             if action.type is string_to_bool:
                 action.type = _boolean
-            if action.dest == "report_to":
-                # transformers takes a list too, which its parser does not know.
-                action.nargs = "+"
+            if action.nargs == "+" or action.dest == "report_to":
+                # transformers takes several reporters, which its parser does not know; and a list may be empty.
+                action.nargs = "*"
         self.add_argument("--config", default=str(default_config), help="The recipe, a YAML file.")
 
     def parse_recipe(self, args: Sequence[str]) -> Recipe:
@@ -103,7 +103,7 @@ class RecipeParser(HfArgumentParser):
         try:
             for key, value in values.items():
                 action = self._option_string_actions.get(f"--{key}")
-                if isinstance(value, list) and len(value) > 1 and action is not None and action.nargs != "+":
+                if isinstance(value, list) and len(value) > 1 and action is not None and action.nargs != "*":
                     raise ValueError(f"{key} takes one value, not {value!r}; recipes/sweep.py trains with several.")
             defaults = self._known(_as_flags(values))
             for key in (key for key, value in values.items() if value is None or value == []):

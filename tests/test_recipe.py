@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from hf_multitask.command_line import as_flags
 from hf_multitask.data.sources import FileSource, HubSource
 from hf_multitask.recipe import Recipe, RecipeParser
 from hf_multitask.training.proximal import ProximalArguments
@@ -257,6 +258,9 @@ def test_numbers_need_no_dot_anywhere(parse) -> None:
 
 def test_an_empty_list_is_said_as_such(parse) -> None:
     assert parse(BASE + "report_to: []\nlanguage: []\n").training.report_to == []
+    flags = as_flags({"report_to": [], "language": []})
+    assert parse(BASE + "report_to: wandb\nlanguage: en\n", *flags, "--seed", "3").training.report_to == []
+    assert parse(BASE + "report_to: wandb\nlanguage: en\n", *flags).card.language == []
     with pytest.raises(ValueError, match="unknown"):
         parse(BASE + "tags: []\n")
 
