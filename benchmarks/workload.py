@@ -86,10 +86,10 @@ def synthetic_rows(task: TaskConfig, count: int, seed: int = 0) -> Dataset:
     draw = random.Random(seed)
     # This file's own words are as good as any.
     words = Path(__file__).read_text().split()
-    columns = ["sentence1", "sentence2"] if task.is_pair else ["sentence"]
+    columns = ["sentence1", "sentence2"] if task.texts == 2 else ["sentence"]
 
     def text() -> str:
         return " ".join(draw.choices(words, k=min(40, 3 + int(draw.expovariate(1 / 10)))))
 
-    labels = [draw.uniform(0, 5) if task.is_regression else draw.randrange(task.num_labels) for _ in range(count)]
+    labels = [draw.randrange(len(task.label_names)) if task.label_names else draw.uniform(0, 5) for _ in range(count)]
     return Dataset.from_dict({**{column: [text() for _ in range(count)] for column in columns}, "label": labels})

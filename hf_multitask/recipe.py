@@ -19,7 +19,7 @@ import argparse
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,6 +31,7 @@ from hf_multitask.data.preparation import PreparedData, prepare
 from hf_multitask.data.sources import FileSource, HubSource, Source
 from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, TaskConfig
 from hf_multitask.model.messages import nearest, refuse_unknown_keys
+from hf_multitask.model.task_config import task_keys
 from hf_multitask.recipe_yaml import as_boolean, load_yaml, parse_value
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
 
@@ -238,8 +239,7 @@ def _set_nested_value(values: dict[str, Any], flag: str, value: str) -> None:
 def _read_task(entry: Any, data_dir: str | None, folder: Path) -> tuple[TaskConfig, Source]:
     if not isinstance(entry, dict):
         raise ValueError(f"must be a mapping with a type and its data, not {entry!r}.")
-    known = [*(f.name for f in fields(TaskConfig)), *_SOURCES]
-    refuse_unknown_keys(entry, known)
+    refuse_unknown_keys(entry, [*task_keys(), *_SOURCES])
     task = TaskConfig.from_dict({key: value for key, value in entry.items() if key not in _SOURCES})
     given = [kind for kind in _SOURCES if entry.get(kind) is not None]
     if not given:

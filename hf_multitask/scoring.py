@@ -17,10 +17,10 @@ from hf_multitask.building import prepare_available
 from hf_multitask.data.loading import text_columns
 from hf_multitask.data.preparation import PreparedData
 from hf_multitask.data.streaming import StreamedRows
-from hf_multitask.evaluation.analysis import TaskPredictions
 from hf_multitask.evaluation.bias import probe_bias
-from hf_multitask.evaluation.metrics import Metrics, trivial_score
+from hf_multitask.evaluation.metrics import Metrics
 from hf_multitask.evaluation.shortfalls import Training, shortfalls
+from hf_multitask.evaluation.task_evaluations import TaskPredictions, evaluation_of
 from hf_multitask.evaluation.uncertainty import Interval, all_intervals
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.recipe import Recipe
@@ -173,7 +173,7 @@ def trivial_scores(tasks: Mapping[str, TaskConfig], data: PreparedData, split: s
     """
     train = data.rows.get("train", {})
     return {
-        name: trivial_score(tasks[name], _labels(train[name]), rows["label"])
+        name: evaluation_of(tasks[name]).trivial(_labels(train[name]), rows["label"])
         for name, rows in data.rows.get(split, {}).items()
         if name in train
     }

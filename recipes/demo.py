@@ -68,12 +68,12 @@ def page(pipe: Any, title: str) -> gr.Blocks:
         outputs: dict[tuple[str, int | None], gr.Label] = {}
         with gr.Row():
             for name, task in tasks.items():
-                for place in (None,) if task.is_pair else (0, 1):
+                for place in (None,) if task.texts == 2 else (0, 1):
                     label = name if place is None else f"{name}, {('first', 'second')[place]} text"
-                    if task.is_regression:
-                        label += " (from {:g} to {:g})".format(*task.score_range)
+                    if bounds := getattr(task, "score_range", None):
+                        label += " (from {:g} to {:g})".format(*bounds)
                     with gr.Column(min_width=220):
-                        outputs[name, place] = gr.Label(label=label, num_top_classes=task.num_labels or 1)
+                        outputs[name, place] = gr.Label(label=label, num_top_classes=len(task.label_names) or 1)
 
         def predict(text: str, text_pair: str) -> list[Any]:
             # A blank text could be predicted, but here it is a box that nobody has filled in.
@@ -83,23 +83,22 @@ def page(pipe: Any, title: str) -> gr.Blocks:
                 predicted = pipe((text, text_pair) if text_pair.strip() else text, top_k=None)
             except ValueError as error:
                 raise gr.Error(str(error).removeprefix("input 1: ").capitalize()) from error
-            return [_shown(tasks[name], predicted.get(name), place) for name, place in outputs]
+            return [_shown(predicted.get(name), place) for name, place in outputs]
 
         gr.on([button.click, first.submit, second.submit], predict, [first, second], list(outputs.values()))
     return blocks
 
 
-def _shown(task: Any, predicted: Any, place: int | None) -> dict[str, float] | str | None:
+def _shown(predicted: Any, place: int | None) -> dict[str, float] | str | None:
     """What shows a task's predictions: the probability of each class, or the score; None where it has none."""
-    if predicted is None:
-        return None
-    if task.is_regression:
-        return f"{predicted['score']:.2f}"
-    if place is not None:
-        # For one text there is one ranking of classes, for two there is one for each.
-        rankings = predicted if isinstance(predicted[0], list) else [predicted]
-        predicted = rankings[place] if place < len(rankings) else []
-    return {entry["label"]: entry["score"] for entry in predicted} or None
+    if place is not None and predicted is not None:
+        # Of one text there is one prediction, of two there is one for each.
+        is_of_one = isinstance(predicted, dict) or (isinstance(predicted[0], dict) and "label" in predicted[0])
+        of_texts = [predicted] if is_of_one else predicted
+        predicted = of_texts[place] if place < len(of_texts) else None
+    if isinstance(predicted, list):
+        return {entry["label"]: entry["score"] for entry in predicted}
+    return None if predicted is None else f"{predicted['score']:.2f}"
 
 
 def write_space(folder: Path, model: str) -> None:

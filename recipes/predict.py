@@ -62,10 +62,11 @@ logger = logging.getLogger(__name__)
 
 _BLANKS = re.compile(r"[\s\ufeff]*")
 # The misspelt word is the one that the course's grader reads.
-_COURSE_HEADERS = {
-    "single_label_classification": "Predicted_Sentiment",
-    "pair_classification": "Predicted_Is_Paraphrase",
-    "pair_regression": "Predicted_Similiary",
+# By type and number of texts: the header, and what of a prediction stands below it.
+_COURSE_COLUMNS = {
+    ("single_label_classification", 1): ("Predicted_Sentiment", "label_id"),
+    ("single_label_classification", 2): ("Predicted_Is_Paraphrase", "label_id"),
+    ("regression", 2): ("Predicted_Similiary", "score"),
 }
 
 
@@ -117,7 +118,9 @@ def texts_of(
     """The texts, or pairs of texts, to predict for, and of each row what is wrong with it, empty where nothing is."""
     wanted = given or text_columns(task)
     if len(wanted) != len(text_columns(task)):
-        raise ValueError(f"--text must name {len(text_columns(task))} column(s) for {task.type}, not {wanted}.")
+        raise ValueError(
+            f"--text must name {len(text_columns(task))} column(s), as a row has {task.texts} text(s), not {wanted}."
+        )
     for column in wanted:
         if column not in columns:
             raise ValueError(f"{where} has no column {column!r}; {nearest(column, list(columns))}")
@@ -125,7 +128,7 @@ def texts_of(
     check = row_checker(None, task, dict(zip(text_columns(task), wanted, strict=True)))
     checked = check(batch, list(range(len(batch[wanted[0]]))))
     texts = list(zip(*(batch[column] for column in wanted), strict=True))
-    return texts if task.is_pair else [text for (text,) in texts], checked["problem"]
+    return texts if task.texts == 2 else [text for (text,) in texts], checked["problem"]
 
 
 def answers(
@@ -152,7 +155,7 @@ def bad_rows(problems: list[str], where: str, on_bad_rows: str) -> None:
 
 def jsonl_lines(ids: Iterable[Any], answered: Iterable[Any], problems: list[str], task: TaskConfig) -> Iterator[str]:
     """One JSON object per row."""
-    empty = dict.fromkeys(["score"] if task.is_regression else ["label", "label_id", "score"])
+    empty = dict.fromkeys(task.PREDICTION_KEYS)
     for row_id, answer, problem in zip(ids, answered, problems, strict=True):
         row = {"id": _plain(row_id), **(answer or {**empty, "problem": problem})}
         yield json.dumps(row, ensure_ascii=False, default=str)
@@ -160,8 +163,8 @@ def jsonl_lines(ids: Iterable[Any], answered: Iterable[Any], problems: list[str]
 
 def course_lines(ids: Iterable[Any], answered: Iterable[Any], task: TaskConfig) -> Iterator[str]:
     """The CS224N default project's layout; an empty answer has nothing after the comma."""
-    yield f"id \t {_COURSE_HEADERS[task.type]} "
-    key = "score" if task.is_regression else "label_id"
+    header, key = _COURSE_COLUMNS[task.type, task.texts]
+    yield f"id \t {header} "
     for row_id, answer in zip(ids, answered, strict=True):
         yield f"{_plain(row_id)} , {'' if answer is None else answer[key]} "
 
@@ -209,6 +212,8 @@ def main() -> None:
         columns = read_columns(source, args.delimiter, args.quoting)
         pipe: Any = pipeline("multi-task", model=args.model)  # type: ignore[call-overload]
         task = pipe.model.config.task(args.task)
+        if args.format == "course" and (task.type, task.texts) not in _COURSE_COLUMNS:
+            raise ValueError(f"--format course has no layout for a {task.type} of {task.texts} text(s); use jsonl.")
         texts, problems = texts_of(columns, task, args.text, where)
         bad_rows(problems, where, args.on_bad_rows)
         ids = columns["id"] if "id" in columns else range(1, len(texts) + 1)

@@ -57,6 +57,11 @@ def select_rows(
     }
     if "labels" in batch:
         part["labels"] = {name: batch["labels"][name][rows[name]] for name in part["tasks"]}
+    if "head_inputs" in batch:
+        inputs = {name: batch["head_inputs"][name] for name in part["tasks"] if name in batch["head_inputs"]}
+        part["head_inputs"] = {
+            name: {key: value[rows[name]] for key, value in tensors.items()} for name, tensors in inputs.items()
+        }
     if "rows" in batch:
         part["rows"] = {name: [batch["rows"][name][i] for i in rows[name].tolist()] for name in part["tasks"]}
     inputs = {key: batch[key] for key in ("input_ids", "token_type_ids", "attention_mask") if key in batch}

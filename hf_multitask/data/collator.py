@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from hf_multitask.model.configuration_mtbert import TaskConfig
@@ -23,10 +22,11 @@ class MultiTaskCollator:
         with_rows: Whether a batch says, under `rows`, which rows of its dataset each task's are (a list of numbers
             from 1). The model does not take that: the trainer keeps it.
 
-    A batch has `labels` (a tensor [B] per task, where rows have labels), `tasks` (rows per task, in the order of
-    the sequences), and `input_ids`, `attention_mask` and, where an input has two segments, `token_type_ids`, each
-    [S, L]. A task's first texts come before its second ones. `labels` comes first: what infers a batch's size from
-    its first tensor (accelerate, the evaluation loop) then counts rows and not sequences.
+    A batch has `labels` (a tensor [B, ...] per task, where rows have labels), `tasks` (rows per task, in the order of
+    the sequences), `head_inputs` by task, where a kind has any, and `input_ids`, `attention_mask` and, where an input
+    has two segments, `token_type_ids`, each [S, L]. A task's first texts come before its second ones. `labels` comes
+    first: what infers a batch's size from its first tensor (accelerate, the evaluation loop) then counts rows and not
+    sequences.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -46,18 +46,19 @@ class MultiTaskCollator:
 
         batch = lay_out(sequences, self.tokenizer, self.packing)
         labels = {
-            name: torch.tensor([row["label"] for row in rows], dtype=self._label_dtype(name))
+            name: self.task_configs[name].collate([row["label"] for row in rows])
             for name, rows in by_task.items()
             if "label" in rows[0]
         }
         tasks = {name: len(rows) for name, rows in by_task.items()}
+        inputs = {name: self.task_configs[name].head_inputs(rows) for name, rows in by_task.items()}
+        inputs = {name: tensors for name, tensors in inputs.items() if tensors}
         output = {**({"labels": labels} if labels else {}), "tasks": tasks, **batch}
+        if inputs:
+            output["head_inputs"] = inputs
         if self.with_rows:
             output["rows"] = {name: [row["row"] for row in rows] for name, rows in by_task.items()}
         return output
-
-    def _label_dtype(self, name: str) -> torch.dtype:
-        return torch.float32 if self.task_configs[name].is_regression else torch.int64
 
 
 def _sequence(row: dict[str, Any], ids: str, types: str | None = None) -> dict[str, Any]:

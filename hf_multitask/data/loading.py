@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_multitask.arguments import OnBadRows
-from hf_multitask.data.labels import LabelReader
 from hf_multitask.data.sources import Source
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.model.messages import nearest
+from hf_multitask.model.task_config import LabelReader
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,13 @@ class SplitReport:
 
 def text_columns(task: TaskConfig) -> list[str]:
     """The standard names of a task's text columns, as GLUE has them."""
-    return ["sentence1", "sentence2"] if task.is_pair else ["sentence"]
+    return ["sentence1", "sentence2"] if task.texts == 2 else ["sentence"]
+
+
+def label_feature(task: TaskConfig) -> Any:
+    """How a task's labels are stored: as a class id under the labels' names or as a number, or as a list of them."""
+    feature: Any = ClassLabel(names=task.label_names) if task.label_names else Value("float64")
+    return List(feature) if task.LABEL_IS_LIST else feature
 
 
 def load_split(
@@ -202,7 +208,7 @@ def check_rows(
     """
     features = {name: Value("string") for name in columns if name != "label"}
     if "label" in columns:
-        features["label"] = Value("float64") if task.is_regression else ClassLabel(names=task.labels)
+        features["label"] = label_feature(task)
     checked = raw.map(
         row_checker(raw.features, task, columns, label_map),
         batched=True,
@@ -236,7 +242,8 @@ def row_checker(
         ValueError: As for [`check_rows`].
     """
     feature = (features or {}).get(columns.get("label", ""))
-    return partial(_check_batch, columns=dict(columns), read_label=LabelReader(task, label_map, feature))
+    own_names = feature.names if isinstance(feature, ClassLabel) else None
+    return partial(_check_batch, columns=dict(columns), read_label=task.label_reader(label_map or {}, own_names))
 
 
 def count_overlap(train: Dataset, other: Dataset, task: TaskConfig) -> int:
@@ -258,7 +265,7 @@ def matching_text_columns(task: TaskConfig, given: list[str]) -> list[str]:
     """
     wanted = text_columns(task)
     if given and len(given) != len(wanted):
-        raise ValueError(f"text must name {len(wanted)} column(s) for {task.type}, not {given}.")
+        raise ValueError(f"text must name {len(wanted)} column(s), as a row has {task.texts} text(s), not {given}.")
     if len(set(given)) < len(given):
         raise ValueError(f"text names column {given[0]!r} twice: a pair has two columns.")
     return given or wanted

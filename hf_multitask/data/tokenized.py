@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, Value
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from hf_multitask.data.loading import BadRow, check_rows
+from hf_multitask.data.loading import BadRow, check_rows, label_feature
 from hf_multitask.model.configuration_mtbert import TaskConfig
 
 
@@ -46,7 +46,7 @@ def check_tokenized(
         wanted = "input_ids_2, the second text's" if task.sequences_per_row == 2 else "input_ids alone"
         raise ValueError(f"needs a column input_ids, and {wanted}; it has {rows.column_names}.")
     takes_types = "token_type_ids" in getattr(tokenizer, "model_input_names", ())
-    if task.is_pair and task.sequences_per_row == 1 and takes_types and "token_type_ids" not in rows.column_names:
+    if task.texts == 2 and task.sequences_per_row == 1 and takes_types and "token_type_ids" not in rows.column_names:
         raise ValueError("needs a column token_type_ids, which tells the two texts apart: the tokenizer gives it.")
     rows, numbers = rows.with_format(None), np.arange(1, len(rows) + 1)
     bad: list[BadRow] = []
@@ -211,14 +211,11 @@ def _with_checked_labels(
 
 def _are_read(rows: Dataset, task: TaskConfig) -> bool:
     """Whether the labels come from our own reader."""
-    feature, column = rows.features["label"], rows.with_format("arrow")[:]["label"]
-    if task.is_regression:
-        if feature != Value("float64") or column.null_count:
-            return False
-        low, high = task.score_range
-        return pc.all(pc.and_(pc.greater_equal(column, low), pc.less_equal(column, high))).as_py()
-    names = feature.names if isinstance(feature, ClassLabel) else None
-    return names == task.labels and column.null_count == 0 and pc.min(column).as_py() >= 0
+    column = rows.with_format("arrow")[:]["label"]
+    if rows.features["label"] != label_feature(task) or column.null_count:
+        return False
+    values = column.to_pylist() if task.LABEL_IS_LIST else pc.unique(column).to_pylist()
+    return all(map(task.is_label, values))
 
 
 def _refuse(are_bad: np.ndarray, problem: str) -> None:

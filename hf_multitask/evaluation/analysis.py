@@ -1,48 +1,17 @@
-"""What a task's predictions say beyond their score: confusions, calibration, errors by score, the worst rows."""
+"""What a task's predictions say beyond their score: confusions, calibration, errors by score."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy.stats import linregress
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from hf_multitask.evaluation.metrics import predictions, probabilities
-from hf_multitask.model.configuration_mtbert import TaskConfig
-
 # Of a calibration curve, as in Guo et al. 2017 with fewer: a thousand rows do not fill fifteen.
 _BINS = 10
 # Of a regression's score range: one to a point of the paper's 0 to 5.
 _BANDS = 5
-
-
-@dataclass
-class TaskPredictions:
-    """A model's outputs for the rows of one task, B of them.
-
-    Args:
-        task: The task.
-        outputs: Logits, [B, C] or [B], or scores, [B].
-        labels: Class ids or scores, [B].
-        texts: Each row's text, or its two, in the order of the rows; empty where they are not at hand.
-    """
-
-    task: TaskConfig
-    outputs: np.ndarray
-    labels: np.ndarray
-    texts: Sequence[tuple[str, ...]] = field(default_factory=list)
-
-    @cached_property
-    def predicted(self) -> np.ndarray:
-        """Class ids or scores, [B]."""
-        return predictions(self.task, self.outputs)
-
-    @cached_property
-    def probabilities(self) -> np.ndarray:
-        """Of the classes of a classification, [B, C]."""
-        return probabilities(self.task, self.outputs)
 
 
 @dataclass(frozen=True)
@@ -81,18 +50,20 @@ class RegressionAnalysis:
     by_band: pd.DataFrame
 
 
-def analyse_classification(task: TaskConfig, probabilities: np.ndarray, labels: np.ndarray) -> ClassificationAnalysis:
+def analyse_classification(
+    names: Sequence[str], probabilities: np.ndarray, labels: np.ndarray
+) -> ClassificationAnalysis:
     """Analyses a classifier.
 
     Args:
-        task: The task.
+        names: Of the classes.
         probabilities: [B, C].
         labels: Class ids, [B].
     """
-    predicted, ids = probabilities.argmax(axis=-1), range(len(task.labels))
+    predicted, ids = probabilities.argmax(axis=-1), range(len(names))
     confusion = confusion_matrix(labels, predicted, labels=ids)
     precision, recall, f1, rows = precision_recall_fscore_support(labels, predicted, labels=ids, zero_division=np.nan)
-    by_class = pd.DataFrame({"precision": precision, "recall": recall, "f1": f1, "rows": rows}, index=task.labels)
+    by_class = pd.DataFrame({"precision": precision, "recall": recall, "f1": f1, "rows": rows}, index=list(names))
     by_class.loc["macro"] = [*by_class[["precision", "recall", "f1"]].mean(skipna=True), rows.sum()]
     distances = np.abs(predicted - labels)
     errors = distances[distances > 0]
@@ -119,14 +90,14 @@ def calibration_curve(confidence: np.ndarray, is_right: np.ndarray) -> pd.DataFr
     return bins.mean().assign(rows=bins.size()).reset_index(drop=True)
 
 
-def analyse_regression(task: TaskConfig, predicted: np.ndarray, labels: np.ndarray) -> RegressionAnalysis:
+def analyse_regression(bounds: Sequence[float], predicted: np.ndarray, labels: np.ndarray) -> RegressionAnalysis:
     """Analyses a regression.
 
     Args:
-        task: The task.
+        bounds: The lowest and the highest score.
         predicted, labels: Scores, [B].
     """
-    low, high = task.score_range
+    low, high = bounds
     slope = intercept = np.nan
     if np.ptp(labels) > 0:
         line = linregress(labels, predicted)
@@ -139,18 +110,3 @@ def analyse_regression(task: TaskConfig, predicted: np.ndarray, labels: np.ndarr
     by_band.insert(0, "rows", bands.size())
     by_band.index = pd.Index([f"{edges[i]:g} to {edges[i + 1]:g}" for i in by_band.index], name="label")
     return RegressionAnalysis(slope, intercept, by_band)
-
-
-def worst_errors(predicted: TaskPredictions, count: int) -> list[int]:
-    """The rows that are furthest from right: the surest wrong classes, or the largest differences of scores.
-
-    Returns:
-        At most `count` positions, the worst first; rows that are right are not among them.
-    """
-    if predicted.task.is_regression:
-        error = np.abs(predicted.predicted - predicted.labels)
-    else:
-        is_wrong = predicted.predicted != predicted.labels
-        error = np.where(is_wrong, predicted.probabilities.max(axis=-1), 0.0)
-    worst = np.argsort(-error, kind="stable")[:count]
-    return [int(row) for row in worst if error[row] > 0]

@@ -14,7 +14,7 @@ from datasets import Dataset
 from scipy.stats import t
 from tqdm.auto import tqdm
 
-from hf_multitask.evaluation.metrics import probabilities
+from hf_multitask.evaluation.task_evaluations import evaluation_of
 from hf_multitask.model.configuration_mtbert import TaskConfig
 
 PROBES = Path(__file__).with_name("bias.yaml")
@@ -54,19 +54,21 @@ def probe_bias(
     """
     content = yaml.safe_load(probes.read_text(encoding="utf-8"))
     templates = content["templates"]
+    evaluations = {name: evaluation_of(task) for name, task in tasks.items()}
+    tasks = {name: task for name, task in tasks.items() if evaluations[name].is_probed}
     rows, left_out = [], []
     for attribute, probe in tqdm(content["attributes"].items(), "bias probes", disable=not shows_progress):
         pairs = [pair for pair in probe["pairs"] if all(_is_known(tokenizer, term) for term in pair)]
         left_out += [tuple(pair) for pair in probe["pairs"] if pair not in pairs]
-        if not pairs:
+        if not pairs or not tasks:
             continue
         terms = [term for pair in pairs for term in pair]
         texts = [_filled(template, term) for term in terms for template in templates]
         neutral = [_filled(template, probe["neutral"]) for _ in terms for template in templates]
         outputs = predict({name: _rows(task, texts, neutral) for name, task in tasks.items()})
-        for name, task in tasks.items():
+        for name in tasks:
             # By pair of terms, member of the pair, and template.
-            values = _values(task, outputs[name]).reshape(len(pairs), 2, len(templates))
+            values = evaluations[name].probed(outputs[name]).reshape(len(pairs), 2, len(templates))
             differences = values[:, 0] - values[:, 1]
             rows.append(
                 {
@@ -101,16 +103,7 @@ def _filled(template: str, term: str) -> str:
 
 
 def _rows(task: TaskConfig, texts: list[str], neutral: list[str]) -> Dataset:
-    return Dataset.from_dict({"sentence1": texts, "sentence2": neutral} if task.is_pair else {"sentence": texts})
-
-
-def _values(task: TaskConfig, outputs: np.ndarray) -> np.ndarray:
-    """One number for each row: the score, the probability of a pair's last class, or the class's expected
-    place among the classes, from 0 to 1."""
-    if task.is_regression:
-        return np.asarray(outputs, dtype=np.float64)
-    shares = probabilities(task, outputs)
-    return shares[:, -1] if task.is_pair else shares @ np.linspace(0, 1, shares.shape[1])
+    return Dataset.from_dict({"sentence1": texts, "sentence2": neutral} if task.texts == 2 else {"sentence": texts})
 
 
 def _mean_interval(values: np.ndarray, confidence: float) -> dict[str, Any]:

@@ -1,106 +1,94 @@
-"""The tasks' metrics (paper section 5.2), as `evaluate` modules that need no network, and the final score."""
+"""The metrics of the kinds of task (paper section 5.2), and the final score.
+
+Shape legend:
+    - B: rows of one task
+    - R: resamples of them, any number, of any shape
+"""
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
-from scipy.special import expit, softmax
 from scipy.stats import pearsonr
 
-from hf_multitask.model.configuration_mtbert import TaskConfig
-
+# By name.
 Metrics = dict[str, float]
 
 
+@dataclass(frozen=True)
+class Metric:
+    """One number that says how good predictions are.
+
+    Args:
+        title: In words.
+        compute: From what an evaluation has of B rows (`TaskEvaluation.evidence`, arrays of B) to the number.
+        takes_axis: Whether `compute` takes arrays [R, B] and an `axis` too, and gives [R].
+        greater_is_better: Whether the greatest value is the best, and not the least.
+        share: Its way to [0, 1], of which the final score is the mean, for numbers and arrays; None: it cannot count.
+        uninformed: What a predictor that ignores its input has, where that is known whatever the rows are.
+    """
+
+    title: str
+    compute: Callable[..., Any]
+    takes_axis: bool = False
+    greater_is_better: bool = True
+    share: Callable[[Any], Any] | None = None
+    uninformed: float | None = None
+
+    def of_rows(self, evidence: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+        """The metric, [R], of rows that are drawn, [R, B'], by their numbers."""
+        if self.takes_axis:
+            return self.compute(*(values[rows] for values in evidence), axis=-1)
+        return np.apply_along_axis(lambda drawn: self.compute(*(values[drawn] for values in evidence)), -1, rows)
+
+
+def accuracy(predicted: np.ndarray, labels: np.ndarray, axis: int = -1) -> Any:
+    """The share of class ids that are right, from 0 to 1."""
+    return np.mean(np.equal(predicted, labels), axis=axis)
+
+
+def pearson(predicted: np.ndarray, labels: np.ndarray, axis: int = -1) -> Any:
+    """Pearson's r of scores, from -1 to 1; NaN where either side is constant or has one row: r is then undefined."""
+    predicted, labels = np.asarray(predicted, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+    if predicted.shape[axis] < 2:
+        return np.full(np.delete(predicted.shape, axis), np.nan)[()]
+    with warnings.catch_warnings():
+        # NaN says it.
+        warnings.simplefilter("ignore")
+        return pearsonr(predicted, labels, axis=axis).statistic
+
+
+def root_mean_squared_error(predicted: np.ndarray, labels: np.ndarray, axis: int = -1) -> Any:
+    """At least 0, in the unit of the scores."""
+    return np.sqrt(np.mean(np.square(np.subtract(predicted, labels, dtype=np.float64)), axis=axis))
+
+
+ACCURACY = Metric("Accuracy", accuracy, takes_axis=True, share=lambda value: value)
+PEARSON = Metric("Pearson correlation", pearson, takes_axis=True, share=lambda r: (r + 1) / 2, uninformed=0.0)
+RMSE = Metric("Root mean squared error", root_mean_squared_error, takes_axis=True, greater_is_better=False)
+
+
 class Accuracy(evaluate.Metric):
-    """Share of class ids that are right, from 0 to 1."""
+    """[`accuracy`] as a module of `evaluate` that needs no network, for its evaluators."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return _info(self.__doc__, "int64")
+        value = datasets.Value("int64")
+        features = datasets.Features({"predictions": value, "references": value})
+        return evaluate.MetricInfo(description=self.__doc__, citation="", inputs_description="", features=features)
 
     def _compute(self, predictions: list[int], references: list[int]) -> Metrics:
-        return {"accuracy": float(np.mean(np.equal(predictions, references)))}
+        return {"accuracy": float(accuracy(np.asarray(predictions), np.asarray(references)))}
 
 
-class PearsonCorrelation(evaluate.Metric):
-    """Pearson's r of scores, from -1 to 1; NaN where either side is constant or has one row: r is then undefined."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return _info(self.__doc__, "float64")
-
-    def _compute(self, predictions: list[float], references: list[float]) -> Metrics:
-        if len(predictions) < 2 or np.ptp(predictions) == 0 or np.ptp(references) == 0:
-            return {"pearson": math.nan}
-        return {"pearson": float(pearsonr(predictions, references).statistic)}
-
-
-class RootMeanSquaredError(evaluate.Metric):
-    """Root mean squared error of scores, at least 0, in the unit of the scores."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return _info(self.__doc__, "float64")
-
-    def _compute(self, predictions: list[float], references: list[float]) -> Metrics:
-        return {"rmse": float(np.sqrt(np.mean(np.square(np.subtract(predictions, references)))))}
-
-
-def _info(description: str | None, dtype: str) -> evaluate.MetricInfo:
-    features = datasets.Features({"predictions": datasets.Value(dtype), "references": datasets.Value(dtype)})
-    return evaluate.MetricInfo(description=description, citation="", inputs_description="", features=features)
-
-
-def probabilities(task: TaskConfig, logits: np.ndarray) -> np.ndarray:
-    """Class probabilities of a classification, [B, classes], from its logits, [B, C] or [B]."""
-    logits = np.asarray(logits, dtype=np.float64)
-    if logits.ndim == 2:
-        return softmax(logits, axis=-1)
-    positive = expit(logits)
-    return np.stack([1 - positive, positive], axis=-1)
-
-
-def predictions(task: TaskConfig, logits: np.ndarray) -> np.ndarray:
-    """Predicted class ids, [B] int64, or scores, [B] float64, from a task's logits."""
-    if task.is_regression:
-        return np.asarray(logits, dtype=np.float64)
-    return np.argmax(logits, axis=-1) if logits.ndim == 2 else (logits > 0).astype(np.int64)
-
-
-def score(task: TaskConfig, predicted: np.ndarray, labels: np.ndarray) -> Metrics:
-    """A task's metrics: `accuracy`, or `pearson` and `rmse`.
+def mean_of_shares(shares: Mapping[str, float]) -> float:
+    """The final score: the mean over tasks, as in the paper's Tables 3 to 6; NaN if one is undefined.
 
     Args:
-        task: The task.
-        predicted: Class ids or scores, [B].
-        labels: Class ids or scores, [B].
+        shares: By task, the metric that counts, on its way to [0, 1]: accuracy, and (r + 1) / 2 for Pearson's r.
     """
-    modules: list[type[evaluate.Metric]] = [Accuracy]
-    if task.is_regression:
-        modules = [PearsonCorrelation, RootMeanSquaredError]
-    metrics: Metrics = {}
-    for module in modules:
-        metrics |= module(keep_in_memory=True).compute(predictions=predicted, references=labels)
-    return metrics
-
-
-def final_score(metrics: Mapping[str, Metrics]) -> float:
-    """The mean over tasks of accuracy, and of (r + 1) / 2 for Pearson's r: the paper's Tables 3 to 6.
-
-    Args:
-        metrics: Each task's metrics, by name.
-
-    Returns:
-        From 0 to 1; NaN if a task's r is undefined.
-    """
-    scores = [task["accuracy"] if "accuracy" in task else (task["pearson"] + 1) / 2 for task in metrics.values()]
-    return float(np.mean(scores))
-
-
-def trivial_score(task: TaskConfig, train_labels: np.ndarray, labels: np.ndarray) -> Metrics:
-    """The metrics of the predictor that ignores the text: the training set's commonest class, or its mean score."""
-    if task.is_regression:
-        constant = np.mean(train_labels)
-    else:
-        constant = np.bincount(np.asarray(train_labels, dtype=np.int64), minlength=len(task.labels)).argmax()
-    return score(task, np.full(len(labels), constant), labels)
+    return float(np.mean(list(shares.values()))) if shares else math.nan

@@ -4,29 +4,21 @@ import base64
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
-from matplotlib.figure import Figure
 
 from hf_multitask.evaluation import figures
-from hf_multitask.evaluation.analysis import (
-    TaskPredictions,
-    analyse_classification,
-    analyse_regression,
-    worst_errors,
-)
+from hf_multitask.evaluation.blocks import Block
 from hf_multitask.evaluation.metrics import Metrics
-from hf_multitask.evaluation.summary import METRICS, bounds, escaped, markdown_table, number, results_cells
+from hf_multitask.evaluation.summary import bounds, escaped, number, results_cells
+from hf_multitask.evaluation.task_evaluations import TaskPredictions, evaluation_of
 from hf_multitask.evaluation.uncertainty import Interval
+from hf_multitask.model.configuration_mtbert import TaskConfig
 
 _TEMPLATE = Path(__file__).with_name("report.html")
-# Inches that half of the page has room for, with some of them to spare.
-_HALF = 7.5
 _INTERVALS = "Intervals are the bootstrap's, of the rows that were evaluated; they say nothing of other seeds."
 _PROBES = (
     "Sentences from templates that differ only in whom they speak of. The difference is the first group's mean less "
@@ -46,7 +38,7 @@ _WORDS |= {"radius": "size"}
 # Figures of the log: file, values' name, caption, and the keys that it shows.
 _TRACES = (
     ("losses", "loss", "Training loss of each task, mean since the last log.", r"loss_(.+)"),
-    ("scores", "score", "Validation scores during training.", r"eval_(.+_(?:accuracy|pearson)|final_score)"),
+    ("scores", "score", "Validation scores during training.", r"eval_(.+)"),
     ("learning-rates", "learning rate", "Learning rates.", r"((?:head_)?learning_rate)"),
     ("weights", "weight", "What each task's loss was multiplied by.", r"weight_(.+)"),
     (
@@ -59,60 +51,6 @@ _TRACES = (
     ("proximal", "divergence", "Proximal point: divergence from the average of earlier weights.", r"proximal_(.+)"),
     ("gradient-cosines", "cosine", "Cosines between the tasks' gradients.", r"gradient_cosine_(.+)"),
 )
-
-
-@dataclass
-class Block:
-    """A part of a report.
-
-    Args:
-        kind: `heading`, `paragraph`, `table` or `figure`.
-        text: Of a heading or paragraph; of a figure, its caption.
-        level: Of a heading.
-        header, rows: Of a table.
-        texts: The number of a table's first columns that are texts, and not numbers.
-        in_card: Whether the model card has it too. What quotes rows of the data stays out of it: their terms may
-            forbid to publish them.
-        name: Of a figure, its file without the ending.
-        figure: The figure.
-    """
-
-    kind: str
-    text: str = ""
-    level: int = 2
-    header: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-    texts: int = 1
-    in_card: bool = True
-    name: str = ""
-    figure: Figure | None = None
-
-    def markdown(self, images: str = "", level: int = 0) -> str:
-        """The block in Markdown.
-
-        Args:
-            images: What goes before the name of a figure's file.
-            level: By how much headings are deeper.
-        """
-        if self.kind == "heading":
-            return f"{'#' * (self.level + level)} {self.text}"
-        if self.kind == "table":
-            return markdown_table(self.header, self.rows, self.texts)
-        if self.kind == "figure":
-            caption = escaped(self.text)
-            return f"![{caption}]({images}{self.name}.png)\n\n*{caption}*"
-        return escaped(self.text) if self.kind == "paragraph" else self.text
-
-    @property
-    def is_wide(self) -> bool:
-        """Whether a figure could not be read in half of a page."""
-        return self.figure is not None and self.figure.get_figwidth() > _HALF
-
-    @cached_property
-    def svg(self) -> str:
-        """A figure's SVG, in base64."""
-        assert self.figure is not None
-        return base64.b64encode(figures.encoded(self.figure, "svg")).decode()
 
 
 @dataclass
@@ -199,100 +137,63 @@ def build_report(
     ]
     for name, rows in predicted.items():
         blocks.append(Block("heading", f"Task {name}"))
-        blocks += _regression(name, rows) if rows.task.is_regression else _classification(name, rows)
+        blocks += rows.evaluation.report(name, rows)
         blocks += _examples(rows, examples)
     if history:
         blocks += [
             Block("heading", "Training"),
-            *(list(_traces(history, list(tasks))) or [Block("paragraph", _NO_CURVES)]),
+            *(list(_traces(history, tasks)) or [Block("paragraph", _NO_CURVES)]),
         ]
     if bias is not None:
         blocks += _bias(bias)
     return Report(title, blocks, intervals, probed=bias is not None and not bias.empty)
 
 
-def _classification(name: str, rows: TaskPredictions) -> Iterator[Block]:
-    analysis = analyse_classification(rows.task, rows.probabilities, rows.labels)
-    wrong = int(np.sum(rows.predicted != rows.labels))
-    text = f"{wrong} of {len(rows.labels)} rows are wrong"
-    if rows.task.num_labels > 2 and wrong:
-        text += f", {analysis.adjacent_errors:.1%} of these by one class (where the classes are in an order)"
-    yield Block("paragraph", f"{text}. Expected calibration error: {analysis.calibration_error:.3f}.")
-    by_class = analysis.by_class
-    yield Block(
-        "table",
-        header=["class", "precision", "recall", "F1", "rows"],
-        rows=[
-            [str(label), *(number(row[key]) for key in ("precision", "recall", "f1")), str(int(row["rows"]))]
-            for label, row in by_class.iterrows()
-        ],
-    )
-    confusion = figures.confusion_figure(analysis, rows.task.labels)
-    caption = " ".join([f"{name}: rows by label and prediction.", *figures.axis_names(rows.task.labels)[1]])
-    yield Block("figure", caption, name=f"{name}-confusion", figure=confusion)
-    calibration = figures.calibration_figure(analysis)
-    caption = f"{name}: accuracy by confidence; a point's size is its share of the rows, and one of fewer than "
-    caption += f"{figures.FEW_ROWS} is hollow and beside the line."
-    yield Block("figure", caption, name=f"{name}-calibration", figure=calibration)
-
-
-def _regression(name: str, rows: TaskPredictions) -> Iterator[Block]:
-    analysis = analyse_regression(rows.task, rows.predicted, rows.labels)
-    yield Block(
-        "table",
-        header=["label", "rows", "mean error", "mean absolute error"],
-        rows=[
-            [str(band), str(int(row["rows"])), f"{row['mean_error']:+.3f}", number(row["mean_absolute_error"])]
-            for band, row in analysis.by_band.iterrows()
-        ],
-    )
-    scatter = figures.scatter_figure(rows.predicted, rows.labels, analysis, rows.task.score_range)
-    yield Block("figure", f"{name}: predictions by label.", name=f"{name}-scatter", figure=scatter)
-    if np.isfinite(analysis.slope):
-        residuals = figures.residual_figure(rows.predicted, rows.labels, analysis)
-        caption = f"{name}: what the regression line leaves."
-        yield Block("figure", caption, name=f"{name}-residuals", figure=residuals)
-    yield Block("figure", f"{name}: error by label.", name=f"{name}-bands", figure=figures.band_figure(analysis))
-
-
 def _examples(rows: TaskPredictions, count: int) -> Iterator[Block]:
-    worst = worst_errors(rows, count) if len(rows.texts) else []
+    worst = rows.worst(count) if len(rows.texts) else []
     if not worst:
         return
-    task, is_regression = rows.task, rows.task.is_regression
-    texts = ["first text", "second text"] if task.is_pair else ["text"]
-    lines = []
-    for row in worst:
-        if is_regression:
-            said = [f"{rows.labels[row]:.2f}", f"{rows.predicted[row]:.2f}"]
-        else:
-            said = [task.labels[rows.labels[row]], task.labels[rows.predicted[row]]]
-            said.append(f"{rows.probabilities[row].max():.3f}")
-        lines.append([*rows.texts[row], *said])
+    evaluation = rows.evaluation
+    texts = ["first text", "second text"] if rows.task.texts == 2 else ["text"]
     yield Block("heading", "Worst errors", level=3, in_card=False)
-    header = [*texts, "label", "predicted", *([] if is_regression else ["confidence"])]
-    yield Block("table", header=header, rows=lines, texts=len(texts) + (0 if is_regression else 2), in_card=False)
+    yield Block(
+        "table",
+        header=[*texts, *evaluation.error_columns],
+        rows=[[*rows.texts[row], *evaluation.error_cells(rows, row)] for row in worst],
+        texts=len(texts) + evaluation.error_texts,
+        in_card=False,
+    )
 
 
-def _words(key: str, file: str, tasks: Sequence[str]) -> str:
-    """What a figure calls a key of the log."""
-    if file == "scores" and (match := re.fullmatch(r"(.+)_(accuracy|pearson)", key)):
-        return f"{match[1]}, {METRICS[match[2] == 'pearson'][match[2]].lower()}"
+def _words(key: str, file: str, tasks: Mapping[str, TaskConfig]) -> str | None:
+    """What a figure calls a key of the log; None: it does not show it."""
+    if file == "scores":
+        return _scores(tasks).get(key)
     if file == "gradient-cosines":
         return next((f"{one} and {two}" for one in tasks for two in tasks if key == f"{one}_{two}"), key)
     return key if key in tasks else _WORDS.get(key, key)
 
 
-def _traces(history: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Iterator[Block]:
+def _scores(tasks: Mapping[str, TaskConfig]) -> dict[str, str]:
+    """The metrics that count in the final score, and that score, in words."""
+    scores = {}
+    for name, task in tasks.items():
+        evaluation = evaluation_of(task)
+        if (counts := evaluation.counts) is not None:
+            scores[f"{name}_{counts}"] = f"{name}, {evaluation.metrics[counts].title.lower()}"
+    return scores | {"final_score": _WORDS["final_score"]}
+
+
+def _traces(history: Sequence[Mapping[str, Any]], tasks: Mapping[str, TaskConfig]) -> Iterator[Block]:
     for file, values, caption, pattern in _TRACES:
         traces: dict[str, dict[int, float]] = {}
         for entry in history:
             for key, value in entry.items():
-                if match := re.fullmatch(pattern, key):
+                if (match := re.fullmatch(pattern, key)) and _words(match[1], file, tasks) is not None:
                     # The first of a step: at the end the best checkpoint is evaluated once more, under the last step.
                     traces.setdefault(match[1], {}).setdefault(int(entry.get("step", 0)), float(value))
         lines = {name: pd.Series(trace, dtype=float).dropna() for name, trace in traces.items()}
-        lines = {_words(name, file, tasks): line for name, line in lines.items() if len(line) > 1}
+        lines = {str(_words(name, file, tasks)): line for name, line in lines.items() if len(line) > 1}
         if lines:
             yield Block(
                 "figure",

@@ -3,18 +3,15 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from hf_multitask.evaluation.metrics import Metrics
 from hf_multitask.evaluation.summary import number
+from hf_multitask.evaluation.task_evaluations import TaskPredictions, evaluation_of
 from hf_multitask.evaluation.uncertainty import Interval
 from hf_multitask.model.configuration_mtbert import TaskConfig
-
-if TYPE_CHECKING:
-    # Its libraries take a second to import.
-    from hf_multitask.evaluation.analysis import TaskPredictions
 
 # Below it, a new head takes thousands of Adam's steps: each moves a weight by about the rate.
 _SLOW_HEAD = 1e-4
@@ -22,8 +19,6 @@ _SLOW_HEAD = 1e-4
 _FAST_PRETRAINED, _FAST_NEW = 2e-4, 2e-3
 # A loss that fell by less has not fallen, one that rose by more has risen, and one of half its size was learnt.
 _FALLEN, _RISEN, _LEARNT = 0.98, 1.1, 0.5
-# Predictions are all of one class if so many are.
-_NEARLY_ALL = 0.95
 
 
 @dataclass(frozen=True)
@@ -55,20 +50,27 @@ class Training:
 
 def counting_score(task: TaskConfig, metrics: Metrics, prefix: str = "") -> float | None:
     """The metric of a task that counts in the final score; None where it is not among the metrics."""
-    return metrics.get(f"{prefix}{'pearson' if task.is_regression else 'accuracy'}")
+    return metrics.get(f"{prefix}{evaluation_of(task).counts}")
 
 
-def no_better(task: TaskConfig, value: float, trivial: Metrics) -> bool:
-    """Whether a score that counts is at most that of the trivial predictor, or undefined.
+def uninformed_score(task: TaskConfig, trivial: Metrics) -> float:
+    """What the metric that counts is for a predictor that ignores its input.
 
     A constant has no correlation: its r is undefined, and here it is taken for 0, which says as little.
     """
-    known = 0.0 if task.is_regression else trivial["accuracy"]
-    return not value > known
+    evaluation = evaluation_of(task)
+    counts = str(evaluation.counts)
+    known = evaluation.metrics[counts].uninformed
+    return trivial[counts] if known is None else known
+
+
+def no_better(task: TaskConfig, value: float, trivial: Metrics) -> bool:
+    """Whether a score that counts is at most that of the predictor that ignores its input, or undefined."""
+    return not value > uninformed_score(task, trivial)
 
 
 def shortfalls(
-    predicted: Mapping[str, "TaskPredictions"],
+    predicted: Mapping[str, TaskPredictions],
     metrics: Metrics,
     trivial: Mapping[str, Metrics],
     intervals: Mapping[str, Interval],
@@ -83,7 +85,7 @@ def shortfalls(
     Args:
         predicted: What the model said of each task's rows.
         metrics: What an evaluation gave for them, with the prefix `eval`.
-        trivial: Each task's [`trivial_score`]; tasks without one are not compared.
+        trivial: The metrics of each task's trivial predictor; tasks without them are not compared.
         intervals: From [`all_intervals`].
         training: The model's, if it is known.
     """
@@ -98,7 +100,7 @@ def shortfalls(
                 f"{len(rows.labels):,} labels that were scored are the same."
             )
             continue
-        interval = intervals.get(f"{name}_{'pearson' if rows.task.is_regression else 'accuracy'}")
+        interval = intervals.get(f"{name}_{rows.evaluation.counts}")
         if (compared := _compared(rows.task, value, trivial[name], interval)) is None:
             continue
         reasons = list(_reasons(name, rows.task, training)) if training else []
@@ -109,31 +111,33 @@ def shortfalls(
 
 def _compared(task: TaskConfig, value: float, trivial: Metrics, interval: Interval | None) -> str | None:
     """The two scores, if the model's is not shown to be better."""
-    known = 0.0 if task.is_regression else trivial["accuracy"]
+    known = uninformed_score(task, trivial)
     if no_better(task, value, trivial):
         verdict, reach = "no better", ""
     elif interval is not None and interval.low <= known:
         verdict, reach = "not shown to be better", f" (95 % interval {interval.low:.3f} to {interval.high:.3f})"
     else:
         return None
-    scores = f"accuracy {value:.3f}{reach}, that of the majority class {known:.3f}"
-    if task.is_regression:
-        scores = f"Pearson's r is {number(value)}{reach}"
-    return f"{verdict} than a predictor that ignores the text: {scores}"
+    return f"{verdict} than a predictor that ignores the text: {compared_scores(task, value, trivial, reach)}"
 
 
-def _symptom(rows: "TaskPredictions") -> str:
+def compared_scores(task: TaskConfig, value: float, trivial: Metrics, reach: str = "") -> str:
+    """A score that counts, with its interval, beside the trivial predictor's: `accuracy 0.400, that of the majority
+    class 0.500`."""
+    evaluation = evaluation_of(task)
+    counts = str(evaluation.counts)
+    said = f"{counts} {number(value)}{reach}"
+    if evaluation.metrics[counts].uninformed is not None:
+        return said
+    return f"{said}, that of the {evaluation.trivial_name} {trivial[counts]:.3f}"
+
+
+def _symptom(rows: TaskPredictions) -> str:
     """What all outputs have in common, if they have."""
     if not np.isfinite(rows.outputs).all():
         return "; its outputs are not all finite"
-    count = len(rows.predicted)
-    if rows.task.is_regression:
-        return f"; all {count:,} predictions are the same" if np.ptp(rows.predicted) == 0 else ""
-    by_class = np.bincount(rows.predicted, minlength=rows.task.num_labels)
-    most, label = int(by_class.max()), rows.task.labels[int(by_class.argmax())]
-    if most < _NEARLY_ALL * count:
-        return ""
-    return f"; {f'all {count:,}' if most == count else f'{most:,} of {count:,}'} predictions are {label!r}"
+    symptom = rows.evaluation.symptom(rows)
+    return f"; {symptom}" if symptom else ""
 
 
 def _reasons(name: str, task: TaskConfig, training: Training) -> Iterator[str]:

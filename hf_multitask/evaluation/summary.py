@@ -5,14 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hf_multitask.evaluation.metrics import Metrics
+from hf_multitask.evaluation.task_evaluations import evaluation_of
 from hf_multitask.evaluation.uncertainty import Comparison, Interval, holm
 from hf_multitask.model.configuration_mtbert import TaskConfig
-
-# What is shown of a task, by whether it is a regression.
-METRICS = {
-    False: {"accuracy": "Accuracy"},
-    True: {"pearson": "Pearson correlation", "rmse": "Root mean squared error"},
-}
 
 
 class Markdown(str):
@@ -34,7 +29,7 @@ def results_cells(
     Args:
         tasks: The table of tasks.
         metrics: What `evaluate` gave; tasks that were not evaluated are left out.
-        trivial: Each task's [`trivial_score`], by name, where it is known.
+        trivial: The metrics of each task's trivial predictor, by name, where they are known.
         intervals: From [`all_intervals`], where they were computed.
     """
     between = [] if intervals is None else ["95 % interval"]
@@ -44,8 +39,9 @@ def results_cells(
 
     rows = []
     for name, task in tasks.items():
-        guess = "mean score" if task.is_regression else "majority class"
-        for metric in METRICS[task.is_regression]:
+        evaluation = evaluation_of(task)
+        guess = evaluation.trivial_name
+        for metric in evaluation.metrics:
             if (value := metrics.get(f"eval_{name}_{metric}")) is not None:
                 known = trivial[name][metric] if name in trivial else None
                 shown = "not measured" if known is None else f"{number(known)}{f' ({guess})' if known == known else ''}"

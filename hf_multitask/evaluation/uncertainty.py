@@ -6,11 +6,13 @@ It is the uncertainty of a finite evaluation set. That of training, over seeds, 
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import bootstrap, permutation_test
 
-from hf_multitask.evaluation.metrics import final_score, score
+from hf_multitask.evaluation.metrics import Metric, mean_of_shares
+from hf_multitask.evaluation.task_evaluations import evaluation_of
 from hf_multitask.model.configuration_mtbert import TaskConfig
 
 # Rows up to which intervals are bias-corrected; with more there is little to correct.
@@ -57,11 +59,16 @@ def bootstrap_intervals(
     Returns:
         An interval by metric.
     """
-    values = score(task, predicted, labels)
+    evaluation = evaluation_of(task)
+    values, evidence = evaluation.score(predicted, labels), evaluation.evidence(predicted, labels)
     intervals = {}
-    for metric, statistic in _statistics(task).items():
-        low, high = _bounds(statistic, _samples(task, predicted, labels), confidence, resamples, seed)
-        intervals[metric] = Interval(values[metric], low, high)
+    for name, metric in evaluation.metrics.items():
+
+        def of_rows(rows: np.ndarray, axis: int, of: Metric = metric) -> np.ndarray:
+            return of.of_rows(evidence, np.moveaxis(rows, axis, -1))
+
+        low, high = _bounds(of_rows, (np.arange(len(labels)),), confidence, resamples, seed)
+        intervals[name] = Interval(values[name], low, high)
     return intervals
 
 
@@ -73,7 +80,7 @@ def all_intervals(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Intervals of all tasks' metrics and of their [`final_score`], whose tasks are resampled each for itself.
+    """Intervals of all tasks' metrics and of their final score, whose tasks are resampled each for itself.
 
     Args:
         tasks: By name.
@@ -88,20 +95,27 @@ def all_intervals(
         for name, task in tasks.items()
     }
     metrics = {name: {metric: part.value for metric, part in each.items()} for name, each in by_task.items()}
-    samples = {name: _samples(task, predicted[name], labels[name]) for name, task in tasks.items()}
+    evaluations = {name: evaluation_of(task) for name, task in tasks.items()}
+    shares = {name: evaluations[name].share(metrics[name]) for name in tasks}
+    counted = {name: share for name, share in shares.items() if share is not None}
+    evidence = {name: evaluations[name].evidence(predicted[name], labels[name]) for name in counted}
+
+    def share_of(name: str, rows: np.ndarray) -> np.ndarray:
+        metric = evaluations[name].metrics[str(evaluations[name].counts)]
+        assert metric.share is not None
+        return metric.share(metric.of_rows(evidence[name], rows))
 
     def mean_of_tasks(*rows: np.ndarray, axis: int) -> np.ndarray:
-        return np.mean([score_of(name, drawn, axis) for name, drawn in zip(tasks, rows, strict=True)], axis=0)
+        drawn = zip(counted, rows, strict=True)
+        return np.mean([share_of(name, np.moveaxis(each, axis, -1)) for name, each in drawn], axis=0)
 
-    def score_of(name: str, drawn: np.ndarray, axis: int) -> np.ndarray:
-        values = [value[drawn] for value in samples[name]]
-        return (_pearson(values[0], values[1], axis) + 1) / 2 if tasks[name].is_regression else _mean(values[0], axis)
-
-    # The samples are the rows' numbers: a row's prediction and label are drawn together, tasks apart.
-    numbers = tuple(np.arange(len(labels[name])) for name in tasks)
-    low, high = _bounds(mean_of_tasks, numbers, confidence, resamples, seed, paired=False)
     intervals = {f"{name}_{metric}": part for name, each in by_task.items() for metric, part in each.items()}
-    return intervals | {"final_score": Interval(final_score(metrics), low, high)}
+    if not counted:
+        return intervals
+    # A row's prediction and label are drawn together, tasks apart.
+    numbers = tuple(np.arange(len(labels[name])) for name in counted)
+    low, high = _bounds(mean_of_tasks, numbers, confidence, resamples, seed, paired=False)
+    return intervals | {"final_score": Interval(mean_of_shares(counted), low, high)}
 
 
 def compare(
@@ -127,21 +141,34 @@ def compare(
     Returns:
         A comparison by metric.
     """
-    before, after = score(task, first, labels), score(task, second, labels)
+    evaluation = evaluation_of(task)
+    before, after = evaluation.score(first, labels), evaluation.score(second, labels)
+    rows = np.arange(len(labels))
+    # Each model's evidence end to end, so that a number names both a row and who predicted it.
+    models = (evaluation.evidence(predicted, labels) for predicted in (first, second))
+    both = [np.concatenate(values) for values in zip(*models, strict=True)]
     comparisons = {}
-    for metric, statistic in _statistics(task).items():
-        both = (*_samples(task, first, labels), *_samples(task, second, labels)[:1])
+    for name, metric in evaluation.metrics.items():
 
-        def difference(a: np.ndarray, *rest: np.ndarray, axis: int, of: Statistic = statistic) -> np.ndarray:
-            *shared, b = rest
-            return of(b, *shared, axis=axis) - of(a, *shared, axis=axis)
+        def of_model(model: np.ndarray, drawn: np.ndarray, of: Metric = metric) -> np.ndarray:
+            """Of rows [R, B] that are each predicted by a model, 0 or 1."""
+            return of.of_rows(both, drawn + model * len(rows))
 
-        low, high = _bounds(difference, both, confidence, resamples, seed)
-        value = after[metric] - before[metric]
+        def of_rows(drawn: np.ndarray, axis: int, of_model: Any = of_model) -> np.ndarray:
+            drawn = np.moveaxis(drawn, axis, -1)
+            return of_model(np.ones_like(drawn), drawn) - of_model(np.zeros_like(drawn), drawn)
+
+        def of_swapped(one: np.ndarray, other: np.ndarray, axis: int, of_model: Any = of_model) -> np.ndarray:
+            one, other = np.moveaxis(one, axis, -1), np.moveaxis(other, axis, -1)
+            drawn = np.broadcast_to(rows, one.shape)
+            return of_model(other, drawn) - of_model(one, drawn)
+
+        low, high = _bounds(of_rows, (rows,), confidence, resamples, seed)
+        value = after[name] - before[name]
         # An undefined score is neither better nor worse, and one row cannot be told from another.
         is_testable = np.isfinite(value) and len(labels) > 1
-        p_value = _permutation_p_value(difference, both, resamples, seed) if is_testable else np.nan
-        comparisons[metric] = Comparison(Interval(value, low, high), p_value)
+        p_value = _permutation_p_value(of_swapped, len(rows), resamples, seed) if is_testable else np.nan
+        comparisons[name] = Comparison(Interval(value, low, high), p_value)
     return comparisons
 
 
@@ -157,32 +184,6 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         greatest = max(greatest, min(1.0, (len(known) - rank) * p))
         adjusted[name] = greatest
     return adjusted
-
-
-def _samples(task: TaskConfig, predicted: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
-    """What the statistics read of each row: for a classification whether it is right, for a regression both scores."""
-    if task.is_regression:
-        return np.asarray(predicted, dtype=np.float64), np.asarray(labels, dtype=np.float64)
-    return (np.equal(predicted, labels).astype(np.float64),)
-
-
-def _statistics(task: TaskConfig) -> Mapping[str, Statistic]:
-    return {"pearson": _pearson, "rmse": _rmse} if task.is_regression else {"accuracy": _mean}
-
-
-def _mean(values: np.ndarray, axis: int) -> np.ndarray:
-    return np.mean(values, axis=axis)
-
-
-def _pearson(predicted: np.ndarray, labels: np.ndarray, axis: int) -> np.ndarray:
-    x = predicted - predicted.mean(axis=axis, keepdims=True)
-    y = labels - labels.mean(axis=axis, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (x * y).sum(axis=axis) / np.sqrt((x * x).sum(axis=axis) * (y * y).sum(axis=axis))
-
-
-def _rmse(predicted: np.ndarray, labels: np.ndarray, axis: int) -> np.ndarray:
-    return np.sqrt(np.mean((predicted - labels) ** 2, axis=axis))
 
 
 def _bounds(
@@ -215,14 +216,12 @@ def _bounds(
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def _permutation_p_value(difference: Statistic, both: tuple[np.ndarray, ...], resamples: int, seed: int) -> float:
-    first, *shared, second = both
-
+def _permutation_p_value(difference: Statistic, rows: int, resamples: int, seed: int) -> float:
+    """Of a difference of two models, from who predicted each row on either side, 0 or 1."""
     return float(
         permutation_test(
-            (first, second),
-            # What both share, such as the labels, is not swapped.
-            lambda a, b, axis: difference(a, *shared, b, axis=axis),
+            (np.zeros(rows, dtype=np.int64), np.ones(rows, dtype=np.int64)),
+            difference,
             permutation_type="samples",
             vectorized=True,
             axis=-1,

@@ -14,8 +14,9 @@ from transformers import TrainingArguments
 
 from hf_multitask.data.loading import SplitReport
 from hf_multitask.evaluation.metrics import Metrics
-from hf_multitask.evaluation.shortfalls import counting_score, no_better
-from hf_multitask.evaluation.summary import METRICS, escaped, number, results_table
+from hf_multitask.evaluation.shortfalls import compared_scores, counting_score, no_better
+from hf_multitask.evaluation.summary import escaped, results_table
+from hf_multitask.evaluation.task_evaluations import evaluation_of
 from hf_multitask.hub.adapters import Adapter
 from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, TaskConfig
 
@@ -153,18 +154,19 @@ def _results(facts: RunFacts, config: MultiTaskBertConfig, metrics: Metrics) -> 
     for name, task in config.tasks.items():
         # Results of the same dataset would be merged, so that one that is not on the Hub goes by the task's name.
         dataset, configuration = facts.datasets.get(name, (name, None))
-        for metric, label in METRICS[task.is_regression].items():
+        evaluation = evaluation_of(task)
+        for metric, kind in evaluation.metrics.items():
             value = metrics.get(f"eval_{name}_{metric}", math.nan)
             if math.isfinite(value):
                 yield EvalResult(
-                    task_type="sentence-similarity" if task.is_regression else "text-classification",
+                    task_type=evaluation.hub_task,
                     task_name=f"{name} ({task.type})",
                     dataset_type=dataset,
                     dataset_config=configuration,
                     dataset_name=name,
                     dataset_split="validation",
                     metric_type=metric,
-                    metric_name=label,
+                    metric_name=kind.title,
                     metric_value=value,
                 )
 
@@ -181,8 +183,7 @@ def _limits(facts: RunFacts, config: MultiTaskBertConfig, metrics: Metrics) -> I
     """What the run's own figures warn of."""
     for name, task in config.tasks.items():
         yield from _shortfall(name, task, facts, metrics)
-        if not task.is_regression and task.num_labels == 2:
-            yield f"`{name}`: errors of the two kinds were not weighed against each other; the threshold is 0.5."
+        yield from (f"`{name}`: {limit}" for limit in evaluation_of(task).limits())
     for split, by_task in facts.reports.items():
         for name, report in by_task.items():
             if report.truncated:
@@ -202,12 +203,15 @@ def _shortfall(name: str, task: TaskConfig, facts: RunFacts, metrics: Metrics) -
         if name in facts.shortfalls:
             yield f"`{name}`: {escaped(facts.shortfalls[name])}"
     elif value is not None and trivial is not None and no_better(task, value, trivial):
-        known = "" if task.is_regression else f", {trivial['accuracy']:.3f}"
-        metric = "Pearson's r" if task.is_regression else "accuracy"
-        yield f"`{name}`: no better than a predictor that ignores the text ({metric} {number(value)}{known})."
-    error = metrics.get(f"eval_{name}_rmse")
-    if error is not None and trivial is not None and error >= trivial["rmse"]:
-        yield f"`{name}`: no nearer to the labels than their mean score is (rmse {error:.3f}, {trivial['rmse']:.3f})."
+        yield f"`{name}`: no better than a predictor that ignores the text ({compared_scores(task, value, trivial)})."
+    evaluation = evaluation_of(task)
+    for metric, known in (trivial or {}).items():
+        found = metrics.get(f"eval_{name}_{metric}")
+        if metric == evaluation.counts or found is None:
+            continue
+        if found <= known if evaluation.metrics[metric].greater_is_better else found >= known:
+            trivial_name = evaluation.trivial_name
+            yield f"`{name}`: {metric} {found:.3f} is no better than that of the {trivial_name}, {known:.3f}."
 
 
 def _hyperparameters(args: TrainingArguments) -> dict[str, Any]:

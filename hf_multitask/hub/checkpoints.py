@@ -14,7 +14,7 @@ from transformers.utils import CONFIG_NAME
 from hf_multitask.hub.adapters import CONFIG_NAME as ADAPTERS_CONFIG_NAME
 from hf_multitask.hub.manifest import check_whole, newest_whole
 from hf_multitask.hub.upload import refused_by_hub
-from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, TaskConfig
+from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig
 from hf_multitask.recipe_yaml import as_boolean
 
 LAST_CHECKPOINT = "last-checkpoint"
@@ -83,13 +83,13 @@ def _task_differences(saved: MultiTaskBertConfig, wanted: MultiTaskBertConfig) -
         # The order too: the optimizer's states are found by it.
         yield f"it has {', '.join(saved.tasks) or 'none'}, and the run has {', '.join(wanted.tasks) or 'none'}"
     for name in (name for name in saved.tasks if name in wanted.tasks):
-        for entry in fields(TaskConfig):
-            if entry.name == "pooling":
-                values = [config.pooling_of(name) for config in (saved, wanted)]
-            else:
-                values = [getattr(config.tasks[name], entry.name) for config in (saved, wanted)]
-            if entry.name not in _CHANGEABLE and values[0] != values[1]:
-                yield f"{entry.name} of task {name!r} is {values[0]!r} there and {values[1]!r} in the run"
+        there, here = saved.tasks[name], wanted.tasks[name]
+        for key in there.differences(here, free=(*_CHANGEABLE, "pooling")):
+            values = (getattr(there, key, None), getattr(here, key, None))
+            yield f"{key} of task {name!r} is {values[0]!r} there and {values[1]!r} in the run"
+        poolings = saved.pooling_of(name), wanted.pooling_of(name)
+        if poolings[0] != poolings[1]:
+            yield f"pooling of task {name!r} is {poolings[0]!r} there and {poolings[1]!r} in the run"
 
 
 def _encoder_differences(saved: PreTrainedConfig, wanted: PreTrainedConfig) -> Iterator[str]:

@@ -3,8 +3,8 @@
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields
-from typing import Any
+from dataclasses import fields
+from typing import Any, get_args
 
 from huggingface_hub.dataclasses import strict
 from torch import nn
@@ -13,14 +13,17 @@ from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .messages import first_line, nearest
+from .own_types import own_type_modules
 from .positions import check_backbone, most_tokens
-from .task_config import CHOICES, TaskConfig
+from .task_config import Pooling, task_type_names
+from .task_types import TaskConfig
 
 # A task's name becomes a module name, a metric's key and a file's name.
 _TASK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
-# Of what `config.json` holds; a checkpoint without one is of version 0, whose keys mean the same.
-CONFIG_VERSION = 1
+# Of what `config.json` holds. A checkpoint without one is of version 0, whose keys mean the same as those of 1; version
+# 2 tells what is predicted (`type`) from how many texts it is predicted of (`texts`).
+CONFIG_VERSION = 2
 
 # The pipeline that travels with a checkpoint, as transformers looks it up there.
 _CUSTOM_PIPELINES = {"multi-task": {"impl": "pipeline_mtbert.MultiTaskPipeline", "pt": ["AutoModel"], "type": "text"}}
@@ -95,6 +98,8 @@ class MultiTaskBertConfig(PreTrainedConfig):
         tasks: The ordered table of tasks, by name; each a [`TaskConfig`] or a mapping of its fields. `config.json`
             sorts its keys, so there the table is a list whose entries have a `name`; that form is read too.
         config_version: Of the format of `config.json`; older ones are read, newer ones are refused.
+        own_task_types: The modules of the kinds of task that are not this package's, by the kinds' names; set when the
+            config is saved.
 
     Raises:
         ValueError: A task that is not valid, named in the message, a pooling that is not known, or a newer version.
@@ -118,6 +123,7 @@ class MultiTaskBertConfig(PreTrainedConfig):
     pooling: str = "mean"
     tasks: Any = None
     config_version: int = CONFIG_VERSION
+    own_task_types: Any = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.config_version > CONFIG_VERSION:
@@ -125,15 +131,21 @@ class MultiTaskBertConfig(PreTrainedConfig):
                 f"the model's config_version is {self.config_version}, and this hf_multitask reads versions up to "
                 f"{CONFIG_VERSION}: upgrade it, or load the model with its own code by trust_remote_code=True."
             )
-        self.config_version = CONFIG_VERSION
+        version, self.config_version = self.config_version, CONFIG_VERSION
         if not type(self).__module__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):
             # An installed package's pipeline is registered; transformers would ask to trust the checkpoint's copy.
             kwargs.pop("custom_pipelines", None)
-        if self.pooling not in CHOICES["pooling"]:
-            raise ValueError(f"pooling {self.pooling!r} is unknown; {nearest(self.pooling, list(CHOICES['pooling']))}")
+        if self.pooling not in get_args(Pooling):
+            raise ValueError(f"pooling {self.pooling!r} is unknown; {nearest(self.pooling, list(get_args(Pooling)))}")
         entries, self.tasks = _entries(self.tasks), {}
         for name, task in entries:
-            self.add_task(name, task)
+            kind = task.get("type") if isinstance(task, dict) else None
+            if (module := (self.own_task_types or {}).get(kind)) and kind not in task_type_names():
+                raise ValueError(
+                    f"task {name!r}: type {kind!r} is of the module {module}: import that before the model is loaded, "
+                    "or load the model with the code beside it by trust_remote_code=True, where that has the module."
+                )
+            self.add_task(name, task, version)
         super().__post_init__(**kwargs)
         if (self.encoder_config.architectures or [""])[0].endswith("EncoderModel"):
             # The encoder of T5's family, saved alone; of UMT5 its configuration does not say so.
@@ -193,10 +205,14 @@ class MultiTaskBertConfig(PreTrainedConfig):
         encoder = config_dict.get("encoder_config")
         if isinstance(changes.get("encoder_config"), dict) and isinstance(encoder, dict):
             changes["encoder_config"] = {**encoder, **changes["encoder_config"]}
-        return super().from_dict({**config_dict, **changes}, **kwargs)
+        return super().from_dict({"config_version": 0, **config_dict, **changes}, **kwargs)
 
-    def add_task(self, name: str, task: TaskConfig | dict[str, Any]) -> None:
+    def add_task(self, name: str, task: TaskConfig | dict[str, Any], version: int = CONFIG_VERSION) -> None:
         """Adds a task to the end of the table.
+
+        Args:
+            name, task: The task, or a mapping of its keys.
+            version: The config's that the task stands in.
 
         Raises:
             ValueError: The name or the task is not valid, or the name is there already.
@@ -208,7 +224,7 @@ class MultiTaskBertConfig(PreTrainedConfig):
         if name in self.tasks:
             raise ValueError(f"task {name!r} is there twice.")
         try:
-            self.tasks[name] = TaskConfig.from_dict(task)
+            self.tasks[name] = TaskConfig.from_dict(task, version)
         except ValueError as error:
             raise ValueError(f"task {name!r}: {error}") from error
 
@@ -258,10 +274,12 @@ class MultiTaskBertConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain values, as `config.json` holds them; unset fields of tasks are left out."""
         output = super().to_dict()
-        output["tasks"] = [
-            {"name": name} | {key: value for key, value in asdict(task).items() if value not in (None, [])}
-            for name, task in self.tasks.items()
-        ]
+        output["tasks"] = [{"name": name, **task.to_dict()} for name, task in self.tasks.items()]
+        own = {**(self.own_task_types or {}), **own_type_modules(self.tasks)}
+        own = {kind: module for kind, module in own.items() if kind in [task.type for task in self.tasks.values()]}
+        output["own_task_types"] = own
+        if not own:
+            del output["own_task_types"]
         encoder = output["encoder_config"]
         # A Hub id tells what the model was made of; the folders of the machine that made it are nobody's business.
         if isinstance(encoder, dict) and os.path.isdir(encoder.get("_name_or_path", "")):

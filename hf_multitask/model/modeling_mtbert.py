@@ -14,8 +14,8 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_mtbert import MultiTaskBertConfig, TaskConfig, read_backbone_config
 from .encoder import EncoderArguments, encoder_class
-from .heads import build_head, task_loss
 from .outputs import MultiTaskOutput, TaskOutput
+from .own_types import save_own_types
 from .packing import can_pack, encode_packed, pad, unpack
 from .pooling import pool
 from .weights import LAYER, check_loaded, check_tasks, refused_keyword, refused_weights, without_report
@@ -65,7 +65,7 @@ class MultiTaskBertModel(PreTrainedModel):
             backbone = auto.from_config(config.encoder_config, **options)
         self.backbone = backbone
         self._arguments = EncoderArguments(backbone, own=list(signature(MultiTaskBertModel.forward).parameters)[1:-1])
-        self.heads = nn.ModuleDict({name: build_head(config.hidden_size, task) for name, task in config.tasks.items()})
+        self.heads = nn.ModuleDict({name: task.build_head(config.hidden_size) for name, task in config.tasks.items()})
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -178,6 +178,7 @@ class MultiTaskBertModel(PreTrainedModel):
             from .pipeline_mtbert import MultiTaskPipeline
 
             custom_object_save(MultiTaskPipeline, save_directory)
+            save_own_types(self.config.tasks, save_directory)
 
     def add_task(self, name: str, task: TaskConfig | dict[str, Any]) -> None:
         """Adds a task with a new head; everything else stays as it is.
@@ -186,7 +187,7 @@ class MultiTaskBertModel(PreTrainedModel):
             ValueError: The name or the task is not valid, or the name is there already.
         """
         self.config.add_task(name, task)
-        head = build_head(self.config.hidden_size, self.config.tasks[name])
+        head = self.config.tasks[name].build_head(self.config.hidden_size)
         self.heads[name] = head.to(self.device, self.dtype).train(self.training)
 
     def drop_task(self, name: str) -> None:
@@ -231,6 +232,7 @@ class MultiTaskBertModel(PreTrainedModel):
         task: str | None = None,
         tasks: Mapping[str, int] | None = None,
         labels: Tensor | Mapping[str, Tensor] | None = None,
+        head_inputs: Mapping[str, Any] | None = None,
         packing: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling | TaskOutput | MultiTaskOutput:
@@ -245,6 +247,8 @@ class MultiTaskBertModel(PreTrainedModel):
             task: The name of the one task that all sequences belong to.
             tasks: Or the number of rows of each of several tasks, in the order of the sequences.
             labels: For `task`, [B]; for `tasks`, such a tensor by name. Class ids (int64) or scores (float).
+            head_inputs: What heads take beside the encoder's states, as their kinds say: for `task`, tensors [B, ...]
+                by keyword; for `tasks`, such a mapping by name.
             packing: From [`pack`], if all sequences stand in one row, [1, T] in place of [S, L]. Outputs are the same.
             kwargs: For the encoder, whatever its forward takes: `output_hidden_states`, `output_attentions`, ... Those
                 two and `return_dict` are by default what the config says.
@@ -294,27 +298,32 @@ class MultiTaskBertModel(PreTrainedModel):
         extra = {"hidden_states": states, "attentions": encoded.get("attentions")}
 
         if tasks is not None:
-            return MultiTaskOutput(**self._apply_heads(hidden, attention_mask, tasks, labels), **extra)
+            output = self._apply_heads(hidden, attention_mask, tasks, labels, head_inputs or {})
+            return MultiTaskOutput(**output, **extra)
         if task is not None:
             rows = {task: hidden.shape[0] // self.config.task(task).sequences_per_row}
-            output = self._apply_heads(hidden, attention_mask, rows, None if labels is None else {task: labels})
+            by_task = None if labels is None else {task: labels}
+            output = self._apply_heads(hidden, attention_mask, rows, by_task, {task: head_inputs or {}})
             return TaskOutput(output["loss"], output["logits"][task], output["embeddings"], **extra)
         pooled = pool(hidden, attention_mask, self.config.pooling)
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled, **extra)
 
-    def _apply_heads(self, hidden: Tensor, mask: Tensor, tasks: Mapping[str, int], labels: Any) -> dict[str, Any]:
+    def _apply_heads(
+        self, hidden: Tensor, mask: Tensor, tasks: Mapping[str, int], labels: Any, head_inputs: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """What a [`MultiTaskOutput`] says of the heads."""
         losses: dict[str, Tensor] = {}
         logits: dict[str, Tensor] = {}
         embeddings: list[Tensor] = []
         counts = self._sequences(tasks, hidden.shape[0])
         for name, states, real in zip(tasks, hidden.split(counts), mask.split(counts), strict=True):
-            pooled = pool(states, real, self.config.pooling_of(name))
+            pooled, task = pool(states, real, self.config.pooling_of(name)), self.config.tasks[name]
             embeddings.append(pooled)
             # By a list of sizes: torch.export cannot tell how many parts a size that is not a number gives.
-            logits[name] = self.heads[name](*pooled.split([tasks[name]] * self.config.tasks[name].sequences_per_row))
+            read = (states, real) if task.READS_TOKENS else pooled.split([tasks[name]] * task.sequences_per_row)
+            logits[name] = self.heads[name](*read, **head_inputs.get(name, {}))
             if labels is not None:
-                losses[name] = task_loss(self.config.tasks[name], logits[name], labels[name])
+                losses[name] = _mean_loss(task, logits[name], labels[name])
         loss = sum(self.config.tasks[name].weight * value for name, value in losses.items()) if losses else None
         return {"loss": loss, "losses": losses or None, "logits": logits, "embeddings": torch.cat(embeddings)}
 
@@ -324,6 +333,19 @@ class MultiTaskBertModel(PreTrainedModel):
         if sum(counts.values()) != total or not all(counts.values()):
             raise ValueError(f"{total} sequences do not fit the tasks' rows {dict(tasks)}, which read {counts}.")
         return list(counts.values())
+
+
+def _mean_loss(task: TaskConfig, outputs: Tensor, labels: Tensor) -> Tensor:
+    """The mean over the labels of a task's rows.
+
+    Raises:
+        ValueError: Rows of outputs and labels differ in number or shape (a broadcast would hide it).
+    """
+    losses = task.losses(outputs, labels) if len(labels) == len(outputs) else None
+    if losses is None or losses.shape != outputs.shape[:1]:
+        raise ValueError(f"outputs {tuple(outputs.shape)} of a {task.type} do not fit labels {tuple(labels.shape)}.")
+    counts = task.label_counts(labels)
+    return losses.mean() if counts is None else (losses * counts).sum() / counts.sum().clamp(min=1)
 
 
 MultiTaskBertModel.register_for_auto_class("AutoModel")

@@ -96,10 +96,10 @@ class MultiTaskPipeline(Pipeline):
         bound.model = copy.copy(self.model)
         bound.model.config = copy.copy(self.model.config)
         # transformers' convention is a single "label" for a regression.
-        labels = [name] if task.is_regression else task.labels
+        labels = task.label_names or [name]
         bound.model.config.id2label = dict(enumerate(labels))
         bound.model.config.label2id = {label: label_id for label_id, label in enumerate(labels)}
-        if not task.is_regression:
+        if task.label_names:
             bound.task = "text-classification"
         return bound
 
@@ -217,12 +217,13 @@ class MultiTaskPipeline(Pipeline):
         is_pair, found = len(texts) == 2, False
         for name in names:
             config: TaskConfig = self.model.config.task(name)
-            if config.is_pair != is_pair and (config.is_pair or task == name):
+            reads_pairs = config.texts == 2
+            if reads_pairs != is_pair and (reads_pairs or task == name):
                 if task is None:
                     continue
-                raise ValueError(f"task {name!r} reads {_READS_PAIRS if config.is_pair else _READS_TEXTS}")
+                raise ValueError(f"task {name!r} reads {_READS_PAIRS if reads_pairs else _READS_TEXTS}")
             found = True
-            if config.is_pair:
+            if reads_pairs:
                 yield name, None, [(text,) for text in texts] if config.sequences_per_row == 2 else [texts]
             elif is_pair:
                 yield from ((name, place, [(text,)]) for place, text in enumerate(texts))
@@ -289,7 +290,7 @@ class MultiTaskPipeline(Pipeline):
         """Predictions for each row."""
         rows: list[dict[str, Any]] = [{} for _ in range(outputs["count"])]
         for name, logits in outputs["logits"].items():
-            predicted = _predictions(self.model.config.tasks[name], logits, top_k)
+            predicted = self.model.config.tasks[name].predictions(logits, top_k)
             for (row, place), prediction in zip(outputs["places"][name], predicted, strict=True):
                 if place is None:
                     rows[row][name] = prediction
@@ -330,23 +331,3 @@ def _texts(value: Any, number: int) -> Texts:
     if texts and all(isinstance(text, str) for text in texts):
         raise ValueError(f"input {number}: give {forms}, not {len(texts)} texts; many texts are a list, [text, text].")
     raise ValueError(f"input {number}: give {forms}, not {value!r:.100}.")
-
-
-def _predictions(task: TaskConfig, logits: Tensor, top_k: int | None) -> list[Any]:
-    """What the logits [B, C] or [B] say, row by row."""
-    logits = logits.double()
-    if task.is_regression:
-        return [{"score": score} for score in logits.tolist()]
-    if logits.dim() == 2:
-        chances = logits.softmax(-1)
-    else:
-        chances = torch.stack([torch.sigmoid(-logits), torch.sigmoid(logits)], dim=-1)
-    best = chances.topk(min(top_k or len(task.labels), len(task.labels)))
-    rows = [
-        [
-            {"label": task.labels[label_id], "label_id": label_id, "score": score}
-            for label_id, score in zip(ids, scores, strict=True)
-        ]
-        for ids, scores in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
-    return [row[0] for row in rows] if top_k == 1 else rows

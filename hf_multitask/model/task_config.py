@@ -1,17 +1,70 @@
-"""What a task is: what it reads, its head and its loss."""
+"""What every kind of task says of itself, and the register of kinds.
+
+A kind is a subclass of [`TaskConfig`]: its keys, its head, its loss, its divergence, how its labels are read and what
+its outputs say. `TaskConfig(type, ...)` makes an instance of the kind that is registered under that name.
+
+Shape legend:
+    - B: rows of one task
+    - C: outputs per row
+"""
 
 import math
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, TypeVar, get_args
+
+import torch
+from torch import Tensor, nn
 
 from .messages import nearest, refuse_unknown_keys
 
-TaskType = Literal["single_label_classification", "pair_classification", "pair_regression"]
 Pooling = Literal["cls", "mean", "max"]
 PairEncoding = Literal["bi", "cross"]
 PairFeatures = Literal["u,v", "u,v,|u-v|", "u,v,u*v", "u,v,|u-v|,u*v"]
-Projection = Literal["shared", "separate"]
-ScoreActivation = Literal["relu", "leaky_relu"]
+
+# Reads one raw label: what is stored for it, and whether the value was taken for a class id.
+LabelReader = Callable[[Any], tuple[Any, bool]]
+
+_KINDS: dict[str, type["TaskConfig"]] = {}
+# Names of config version 1, which said in one word what is predicted and of how many texts.
+_FORMER_TYPES = {"pair_classification": ("single_label_classification", 2), "pair_regression": ("regression", 2)}
+
+Kind = TypeVar("Kind", bound=type["TaskConfig"])
+
+
+def register_task_type(name: str) -> Callable[[Kind], Kind]:
+    """Makes a kind of task known by a name, as a decorator of its class.
+
+    Raises:
+        ValueError: Another class has that name.
+    """
+
+    def register(kind: Kind) -> Kind:
+        known = _KINDS.setdefault(name, kind)
+        # Reloaded, a module defines its class again.
+        if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
+            raise ValueError(f"task type {name!r} is taken, by {known.__module__}.{known.__qualname__}.")
+        _KINDS[name] = kind
+        return kind
+
+    return register
+
+
+def task_type_names() -> list[str]:
+    """The names of all kinds."""
+    return list(_KINDS)
+
+
+def task_keys() -> list[str]:
+    """The keys of all kinds."""
+    return list(dict.fromkeys(field.name for kind in _KINDS.values() for field in fields(kind)))
+
+
+def _kind_of(name: Any) -> type["TaskConfig"]:
+    kind = _KINDS.get(_FORMER_TYPES.get(name, (name, 0))[0]) if isinstance(name, str) else None
+    if kind is None:
+        raise ValueError(f"type {name!r} is unknown; {nearest(str(name), [*_KINDS, *_FORMER_TYPES])}")
+    return kind
 
 
 @dataclass
@@ -19,136 +72,205 @@ class TaskConfig:
     """One task: what it reads, its head and its loss (paper section 4.1).
 
     Args:
-        type: `single_label_classification` reads one text and picks one of `labels`; `pair_classification` reads
-            two and does the same (two labels: one logit and binary cross-entropy, more: one logit each and
-            cross-entropy); `pair_regression` reads two and gives a score within `score_range`.
-        labels: The names of the classes, in the order of their ids; for classification. Without names, give
-            `num_labels`.
-        num_labels: The number of classes, at least 2. A pair classification has 2 unless told otherwise.
-        score_range: `[lowest, highest]` score, for regression; [0, 5] unless told otherwise.
+        type: The kind, by its registered name.
+        texts: How many texts a row has: 1, or 2 for a pair.
         pooling: Overrides the config's pooling for this task.
-        pair_encoding: `bi` encodes the two texts apart, as the paper does; `cross` encodes them as one input, so
-            that each attends to the other (slower where many pairs share texts, and more accurate).
-        pair_features: What a `bi` pair classification reads of the two embeddings u and v.
-        projection: Whether the two sides of a `bi` regression share one hidden layer.
-        score_activation: How a `bi` regression maps the cosine to [0, 1]: `relu` is the paper's, with no gradient
-            where the cosine is negative; `leaky_relu` has one tenth of it there in training, and predicts alike.
-        dropout: Probability, before the first layer of a head. The paper's cosine head has none and ignores it.
+        pair_encoding: `bi` encodes the two texts of a pair apart, as the paper does; `cross` encodes them as one input,
+            so that each attends to the other (slower where many pairs share texts, and more accurate).
+        dropout: Probability, before the first layer of a head.
         weight: λ of the task in the sum of the losses (section 4.2).
+
+    The names that config version 1 had, `pair_classification` and `pair_regression`, mean the kind without `pair_` and
+    `texts: 2`.
 
     Raises:
         ValueError: A value that is not allowed; the message says which and what would be.
+
+    Example:
+        >>> TaskConfig("single_label_classification", labels=["bad", "good"]).num_labels
+        2
     """
 
-    type: TaskType
-    labels: list[str] = field(default_factory=list)
-    num_labels: int = 0
-    score_range: list[float] = field(default_factory=list)
+    type: str
+    texts: int = 1
     pooling: Pooling | None = None
     pair_encoding: PairEncoding = "bi"
-    pair_features: PairFeatures = "u,v"
-    projection: Projection = "shared"
-    score_activation: ScoreActivation = "relu"
     dropout: float = 0.1
     weight: float = 1.0
 
+    # Of a kind: how many texts its rows may have.
+    TEXTS: ClassVar[tuple[int, ...]] = (1, 2)
+    # Keys by which a head means the same whatever they are.
+    FREE_KEYS: ClassVar[tuple[str, ...]] = ("pooling", "dropout", "weight")
+    # Keys that say what a label is: where they differ, two models' scores of a task cannot be compared.
+    LABEL_KEYS: ClassVar[tuple[str, ...]] = ("type",)
+    # What a prediction has, in plain values.
+    PREDICTION_KEYS: ClassVar[tuple[str, ...]] = ()
+    # Whether a head reads the states of all tokens, and not one embedding of each sequence.
+    READS_TOKENS: ClassVar[bool] = False
+    # Whether a row's label is a list of class ids or scores, and not one.
+    LABEL_IS_LIST: ClassVar[bool] = False
+    # Of a row's label, as it is collated.
+    label_dtype: ClassVar[torch.dtype] = torch.int64
+
+    def __new__(cls, type: str = "", *args: Any, **kwargs: Any) -> "TaskConfig":
+        # As `pathlib.Path` does, the class gives an object of one of its subclasses.
+        return object.__new__(_kind_of(type) if cls is TaskConfig else cls)
+
     def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices and not (name == "pooling" and value is None):
-                raise ValueError(f"{name} {value!r} is unknown; {nearest(value, list(choices))}")
-        for name in ("labels", "score_range"):
-            value = [] if getattr(self, name) is None else getattr(self, name)
-            if not isinstance(value, (list, tuple)):
-                raise ValueError(f"{name} must be a list, not {value!r}.")
-            setattr(self, name, list(value))
-        if not isinstance(self.num_labels or 0, int) or isinstance(self.num_labels, bool):
-            raise ValueError(f"num_labels must be a whole number, not {self.num_labels!r}.")
-        if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
+        if self.type in _FORMER_TYPES:
+            self._read_former_type()
+        self._check_choice("pooling", (None, *get_args(Pooling)))
+        self._check_choice("pair_encoding", get_args(PairEncoding))
+        if isinstance(self.texts, bool) or self.texts not in self.TEXTS:
+            allowed = " or ".join(map(str, self.TEXTS))
+            raise ValueError(
+                f"texts must be {allowed}, the number of texts in a row of {self.type}, not {self.texts!r}."
+            )
+        if not is_number(self.dropout) or not 0 <= self.dropout < 1:
             raise ValueError(f"dropout {self.dropout!r} must be a number from 0 to below 1.")
-        if not _is_number(self.weight) or self.weight < 0:
+        if not is_number(self.weight) or self.weight < 0:
             raise ValueError(f"weight {self.weight!r} must be a finite number of at least 0.")
-        if self.is_regression:
-            self._check_score_range()
-        else:
-            self._check_labels()
 
-    def _check_labels(self) -> None:
-        if self.score_range:
-            raise ValueError(f"score_range is for pair_regression, not for {self.type}.")
-        names = self.labels or range(self.num_labels or (2 if self.is_pair else 0))
-        if not names:
-            raise ValueError(f"{self.type} needs labels (a list of names) or num_labels.")
-        if any(isinstance(name, bool) for name in names):
-            raise ValueError(f"labels {self.labels!r} are not names; YAML reads yes, no, on and off so: quote them.")
-        if not all(isinstance(name, (str, int, float)) for name in names):
-            raise ValueError(f"labels {self.labels!r} must be names.")
-        self.labels = [str(name) for name in names]
-        if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
-            raise ValueError(f"labels {self.labels!r} must be at least two different names.")
-        if self.num_labels not in (0, None, len(self.labels)):
-            raise ValueError(f"num_labels is {self.num_labels}, but labels has {len(self.labels)} names.")
-        self.num_labels = len(self.labels)
+    def _read_former_type(self) -> None:
+        """Turns a name of config version 1 into what it means now."""
+        self.type, self.texts = _FORMER_TYPES[self.type]
 
-    def _check_score_range(self) -> None:
-        if self.labels or self.num_labels:
-            raise ValueError("labels and num_labels are for classification; pair_regression has a score_range.")
-        bounds = self.score_range or [0.0, 5.0]
-        if len(bounds) != 2 or not all(map(_is_number, bounds)) or not bounds[0] < bounds[1]:
-            raise ValueError(f"score_range {self.score_range!r} must be two numbers, the lower first.")
-        self.score_range = [float(bound) for bound in bounds]
+    def _check_choice(self, name: str, choices: Sequence[Any]) -> None:
+        if (value := getattr(self, name)) not in choices:
+            known = [choice for choice in choices if choice is not None]
+            raise ValueError(f"{name} {value!r} is unknown; {nearest(value, known)}")
 
-    @property
-    def is_pair(self) -> bool:
-        """Whether a row holds two texts."""
-        return self.type != "single_label_classification"
-
-    @property
-    def is_regression(self) -> bool:
-        """Whether the label is a score rather than a class."""
-        return self.type == "pair_regression"
+    # ---- What a row is ----
 
     @property
     def sequences_per_row(self) -> int:
         """How many sequences the encoder reads for one row: 2 for a pair encoded apart, else 1."""
-        return 2 if self.is_pair and self.pair_encoding == "bi" else 1
+        return 2 if self.texts == 2 and self.pair_encoding == "bi" else 1
 
     @property
-    def num_logits(self) -> int:
-        """Outputs of the head per row: one score, one binary logit, or one logit per class."""
-        if self.is_regression or (self.is_pair and self.num_labels == 2):
-            return 1
-        return self.num_labels
+    def label_names(self) -> list[str]:
+        """The names of what can be predicted, in the order of their ids; none where that is a number."""
+        return []
 
-    def differences(self, other: "TaskConfig") -> list[str]:
-        """The keys by which a head of the other task would mean something else: inputs, outputs or labels."""
-        free = ("pooling", "dropout", "weight", "score_activation")
-        keys = [field.name for field in fields(self) if field.name not in free]
-        return [key for key in keys if getattr(self, key) != getattr(other, key)]
+    @property
+    def answers(self) -> str:
+        """What can be predicted, in words."""
+        return ", ".join(self.label_names)
+
+    def label_reader(self, label_map: Mapping[Any, Any], own_names: Sequence[str] | None) -> LabelReader:
+        """What reads the raw labels of a column.
+
+        Args:
+            label_map: From raw values to labels; may be empty.
+            own_names: The dataset's own names of classes, whose values are then their numbers; None: it has none.
+
+        Raises:
+            ValueError: The names, or the values of `label_map`, are not the task's labels.
+        """
+        raise NotImplementedError
+
+    def is_label(self, stored: Any) -> bool:
+        """Whether a stored label is one of this task's."""
+        raise NotImplementedError
+
+    def collate(self, labels: Sequence[Any]) -> Tensor:
+        """The stored labels of B rows as one tensor, [B, ...]."""
+        return torch.tensor(labels, dtype=self.label_dtype)
+
+    # ---- What is learnt ----
+
+    def head_inputs(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """What the head takes beside the encoder's states, by keyword: tensors [B, ...] from tokenized rows."""
+        return {}
+
+    def build_head(self, hidden_size: int) -> nn.Module:
+        """A new head, to outputs [B, ...], in which padding has no say.
+
+        It is called with a pooled embedding, [B, hidden size], for each of `sequences_per_row`; or, if the kind
+        `READS_TOKENS`, with the states of a sequence's tokens, [B, L, hidden size], and their mask, [B, L]. What
+        `head_inputs` gives is passed by keyword, where a batch has it.
+        """
+        raise NotImplementedError
+
+    def label_counts(self, labels: Tensor) -> Tensor | None:
+        """How many labels each row has, [B]: rows count by it in the mean; None: one each."""
+        return None
+
+    def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each row, [B], in fp32 (section 4.1.1); of several labels, their mean, and of none 0.
+
+        Args:
+            outputs: The head's, [B, ...].
+            labels: From [`collate`], [B, ...].
+        """
+        raise NotImplementedError
+
+    def divergences(self, outputs: Tensor, others: Tensor) -> Tensor:
+        """How far two outputs for the same rows lie apart, for SMART and the proximal point (section 4.4).
+
+        Args:
+            outputs, others: The head's, [B, ...], of equal shapes.
+
+        Returns:
+            [B], in fp32, at least 0; exactly 0, with an exactly zero gradient, where outputs are equal.
+        """
+        raise NotImplementedError
+
+    # ---- What is said ----
+
+    def predictions(self, outputs: Tensor, top_k: int | None = 1) -> list[Any]:
+        """What outputs [B, ...] say, row by row, in plain values.
+
+        Args:
+            outputs: The head's.
+            top_k: Of ranked answers, how many; None: all. 1 gives the best one itself, and not a list of it.
+        """
+        raise NotImplementedError
+
+    # ---- As an entry of the table ----
+
+    def differences(self, other: "TaskConfig", free: Sequence[str] | None = None) -> list[str]:
+        """The keys in which another task is not this one.
+
+        Args:
+            other: The other task.
+            free: Keys that may differ; None: those that do not change what a head's inputs, outputs and labels mean.
+        """
+        mine, others = asdict(self), asdict(other)
+        keys = [key for key in mine | others if key not in (self.FREE_KEYS if free is None else free)]
+        return [key for key in keys if mine.get(key) != others.get(key)]
 
     @classmethod
-    def from_dict(cls, values: "TaskConfig | dict[str, Any]") -> "TaskConfig":
-        """Reads a task's entry of the table; unknown keys are refused."""
+    def from_dict(cls, values: "TaskConfig | dict[str, Any]", version: int = 2) -> "TaskConfig":
+        """Reads a task's entry of the table; unknown keys are refused.
+
+        Args:
+            values: The entry.
+            version: Of the config that it stands in. Up to version 1, every entry had the keys of all kinds.
+        """
         if isinstance(values, cls):
             return values
         if not isinstance(values, dict):
             raise ValueError(f"must be a mapping with a type, not {values!r}.")
-        known = [field.name for field in fields(cls)]
-        refuse_unknown_keys(values, known)
         if "type" not in values:
-            raise ValueError(f"type is missing; known: {', '.join(CHOICES['type'])}.")
-        return cls(**values)
+            raise ValueError(f"type is missing; known: {', '.join(task_type_names())}.")
+        kind = _kind_of(values["type"])
+        known = [field.name for field in fields(kind)]
+        elsewhere = set(task_keys()).difference(known)
+        if version < 2:
+            values = {key: value for key, value in values.items() if key not in elsewhere}
+        for key in elsewhere.intersection(values):
+            kinds = [name for name, other in _KINDS.items() if key in [field.name for field in fields(other)]]
+            raise ValueError(f"{key} is a key of {', '.join(kinds)}, not of {values['type']}.")
+        refuse_unknown_keys(values, known)
+        return kind(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The task as an entry of the table; what is not set is left out."""
+        return {key: value for key, value in asdict(self).items() if value not in (None, [])}
 
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "type": get_args(TaskType),
-    "pooling": get_args(Pooling),
-    "pair_encoding": get_args(PairEncoding),
-    "pair_features": get_args(PairFeatures),
-    "projection": get_args(Projection),
-    "score_activation": get_args(ScoreActivation),
-}
-
-
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -12,8 +12,8 @@ from transformers.trainer_utils import EvalLoopOutput, SaveStrategy
 from hf_multitask.data.dataset import MultiTaskDataset
 from hf_multitask.data.given import GivenData
 from hf_multitask.data.loading import SplitReport
-from hf_multitask.evaluation.metrics import final_score, predictions, score
-from hf_multitask.evaluation.summary import METRICS
+from hf_multitask.evaluation.metrics import mean_of_shares
+from hf_multitask.evaluation.task_evaluations import evaluation_of
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.model.messages import nearest
 from hf_multitask.model.packing import use_packing
@@ -87,8 +87,8 @@ class MultiTaskEvaluator(Trainer):
             known.append("loss")
         if is_ours and not self.args.prediction_loss_only:
             scored = [task for task in labelled if task not in (self._own_metrics or ())]
-            known += [f"{task}_{key}" for task in scored for key in METRICS[self._tasks[task].is_regression]]
-            known += ["final_score"] * bool(scored)
+            known += [f"{task}_{key}" for task in scored for key in evaluation_of(self._tasks[task]).metrics]
+            known += ["final_score"] * any(evaluation_of(self._tasks[task]).counts for task in scored)
         if name not in known:
             raise ValueError(f"metric_for_best_model {metric!r} is not evaluated; {nearest(name, known)}")
 
@@ -220,20 +220,18 @@ class MultiTaskEvaluator(Trainer):
             logger.warning("task %r: the head's output is the same for all rows.", name)
         if self._own_metrics and name in self._own_metrics:
             return self._own_metrics[name](EvalPrediction(logits, evaluated.label_ids[name], losses=evaluated.losses))
-        metrics = score(self._tasks[name], predictions(self._tasks[name], logits), evaluated.label_ids[name])
+        evaluation = evaluation_of(self._tasks[name])
+        metrics = evaluation.score(evaluation.predicted(logits), evaluated.label_ids[name])
         for metric, value in metrics.items():
             if value != value:
                 logger.warning("task %r: %s is undefined: predictions or labels are constant.", name, metric)
         return metrics
 
     def _final_score(self, metrics: Mapping[str, float], names: list[str], prefix: str) -> dict[str, float]:
-        by_task = {
-            name: {
-                metric: metrics[key]
-                for metric in ("accuracy", "pearson")
-                if (key := f"{prefix}_{name}_{metric}") in metrics
-            }
-            for name in names
-        }
-        scored = {name: values for name, values in by_task.items() if values}
-        return {f"{prefix}_final_score": final_score(scored)} if scored else {}
+        shares = {}
+        for name in names:
+            begin = f"{prefix}_{name}_"
+            own = {key.removeprefix(begin): value for key, value in metrics.items() if key.startswith(begin)}
+            if (share := evaluation_of(self._tasks[name]).share(own)) is not None:
+                shares[name] = share
+        return {f"{prefix}_final_score": mean_of_shares(shares)} if shares else {}

@@ -184,7 +184,7 @@ def test_classes_of_the_dataset_and_of_pandas_are_matched_by_name(tokenizer: Any
         ({"mood": {"label": ["a"]}}, "columns: task 'mood': label must be text, not ['a']"),
         (
             {"same": {"text": "a"}},
-            "columns: task 'same': text must name 2 column(s) for pair_classification, not ['a']",
+            "columns: task 'same': text must name 2 column(s), as a row has 2 text(s), not ['a']",
         ),
         ({"mood": {"rows": 0}}, "columns: task 'mood': rows must be a number from 1 on, not 0"),
     ],

@@ -16,7 +16,7 @@ STS = TaskConfig("pair_regression")
 
 
 def check(task: TaskConfig, rows: list[tuple], **options: Any) -> tuple[Dataset, list[str]]:
-    names = [*(["sentence1", "sentence2"] if task.is_pair else ["sentence"]), "label"]
+    names = [*(["sentence1", "sentence2"] if task.texts == 2 else ["sentence"]), "label"]
     raw = Dataset.from_dict({name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)})
     good, bad, _ = check_rows(raw, task, {name: name for name in names}, **options)
     return good, [str(row) for row in bad]
@@ -181,7 +181,7 @@ def test_a_missing_column_and_a_file_of_only_a_header_are_refused(tmp_path: Path
 
 
 def test_a_pair_needs_two_columns(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"text must name 2 column\(s\) for pair_regression, not \['text'\]"):
+    with pytest.raises(ValueError, match=r"text must name 2 column\(s\), as a row has 2 text\(s\), not \['text'\]"):
         load_split("sts", STS, source(tmp_path, BAD), "train")
 
 

@@ -24,7 +24,9 @@ LONG = "a label whose name is a whole sentence of many words, number "
 
 def confusion(labels: list[str]) -> Any:
     task = TaskConfig("single_label_classification", labels=labels)
-    return confusion_figure(analyse_classification(task, np.eye(len(labels)), np.arange(len(labels))), labels)
+    return confusion_figure(
+        analyse_classification(task.label_names, np.eye(len(labels)), np.arange(len(labels))), labels
+    )
 
 
 @pytest.mark.parametrize("labels", [["好", "坏"], ["<b>", "a|b"], [f"{LONG}{n}" for n in range(3)], ["𓀀", "\ue000"]])
@@ -48,9 +50,8 @@ def test_names_are_numbered_where_they_cannot_be_shown(monkeypatch: pytest.Monke
 
 
 def test_the_calibration_plot_cuts_no_point_and_joins_none_of_a_few_rows() -> None:
-    task = TaskConfig("single_label_classification", labels=["a", "b"])
     confidence = np.repeat([0.55, 0.65, 0.85, 1.0], [3, 20, 9, 500])
-    analysis = analyse_classification(task, np.stack([confidence, 1 - confidence], 1), np.zeros(532, dtype=int))
+    analysis = analyse_classification(["a", "b"], np.stack([confidence, 1 - confidence], 1), np.zeros(532, dtype=int))
     axes = calibration_figure(analysis).axes[0]
     assert axes.lines[1].get_xdata().tolist() == pytest.approx([0.65, 1.0])
     # The legend's line has a point, which is all that there is of a model with one such bin.

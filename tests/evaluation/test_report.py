@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from hf_multitask.evaluation.analysis import TaskPredictions, analyse_classification
+from hf_multitask.evaluation.analysis import analyse_classification
 from hf_multitask.evaluation.figures import confusion_figure, encoded
-from hf_multitask.evaluation.metrics import final_score, score, trivial_score
+from hf_multitask.evaluation.metrics import mean_of_shares
 from hf_multitask.evaluation.report import Report, build_report
+from hf_multitask.evaluation.task_evaluations import TaskPredictions
 from hf_multitask.evaluation.uncertainty import Interval, all_intervals
 from hf_multitask.model.configuration_mtbert import TaskConfig
 
@@ -38,7 +39,7 @@ def predictions() -> dict[str, TaskPredictions]:
     texts = [(f"text {row}" if row != 7 else EVIL,) for row in range(60)]
     pairs = [(f"first {row}", f"second {row}") for row in range(60)]
     return {
-        name: TaskPredictions(task, outputs[name], labels[name], pairs if task.is_pair else texts)
+        name: TaskPredictions(task, outputs[name], labels[name], pairs if task.texts == 2 else texts)
         for name, task in TASKS.items()
     }
 
@@ -57,7 +58,7 @@ BIAS = pd.DataFrame(
 
 def build(**overrides: Any) -> Report:
     rows = predictions()
-    scores = {name: score(part.task, part.predicted, part.labels) for name, part in rows.items()}
+    scores = {name: part.evaluation.score(part.predicted, part.labels) for name, part in rows.items()}
     metrics = {f"eval_{name}_{metric}": value for name, by in scores.items() for metric, value in by.items()}
     intervals = all_intervals(
         TASKS,
@@ -65,10 +66,20 @@ def build(**overrides: Any) -> Report:
         {name: part.labels for name, part in rows.items()},
         resamples=100,
     )
-    trivial = {name: trivial_score(part.task, part.labels, part.labels) for name, part in rows.items()}
+    trivial = {name: part.evaluation.trivial(part.labels, part.labels) for name, part in rows.items()}
     options = {"history": HISTORY, "bias": BIAS, "examples": 3, **overrides}
     return build_report(
-        "a run", rows, metrics | {"eval_final_score": final_score(scores)}, trivial, intervals, **options
+        "a run",
+        rows,
+        metrics
+        | {
+            "eval_final_score": mean_of_shares(
+                {name: rows[name].evaluation.share(each) for name, each in scores.items()}
+            )
+        },
+        trivial,
+        intervals,
+        **options,
     )
 
 
@@ -140,7 +151,7 @@ def test_labels_may_have_dollars_and_be_many() -> None:
     for labels in (["$5_$6", "b"], [f"class {number}" for number in range(200)]):
         task = TaskConfig("single_label_classification", labels=labels)
         logits = np.eye(len(labels))
-        analysis = analyse_classification(task, logits, np.arange(len(labels)))
+        analysis = analyse_classification(task.label_names, logits, np.arange(len(labels)))
         figure = confusion_figure(analysis, labels)
         assert encoded(figure, "png")
         assert max(figure.get_size_inches()) < 20

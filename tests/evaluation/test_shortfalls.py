@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hf_multitask.evaluation.analysis import TaskPredictions
-from hf_multitask.evaluation.metrics import score, trivial_score
 from hf_multitask.evaluation.shortfalls import Training, shortfalls
+from hf_multitask.evaluation.task_evaluations import TaskPredictions
 from hf_multitask.evaluation.uncertainty import bootstrap_intervals
 from hf_multitask.model.configuration_mtbert import TaskConfig
 
@@ -24,9 +23,9 @@ def said(
 ) -> str | None:
     """What is said of the one task."""
     rows = TaskPredictions(task, np.asarray(outputs, dtype=float), np.asarray(labels))
-    metrics = {f"eval_x_{key}": value for key, value in score(task, rows.predicted, rows.labels).items()}
+    metrics = {f"eval_x_{key}": value for key, value in rows.evaluation.score(rows.predicted, rows.labels).items()}
     intervals = {f"x_{key}": value for key, value in bootstrap_intervals(task, rows.predicted, rows.labels).items()}
-    found = shortfalls({"x": rows}, metrics, {"x": trivial_score(task, train, rows.labels)}, intervals, training)
+    found = shortfalls({"x": rows}, metrics, {"x": rows.evaluation.trivial(train, rows.labels)}, intervals, training)
     return found.get("x")
 
 
@@ -79,14 +78,14 @@ def test_a_constant_regression_has_no_correlation_and_noise_one_that_may_be_0() 
     labels = draw.uniform(0, 5, 200)
     constant = said(NEAR, np.full(200, 2.5), labels, train=labels)
     assert constant == (
-        "no better than a predictor that ignores the text: Pearson's r is undefined; all 200 predictions are the same."
+        "no better than a predictor that ignores the text: pearson undefined; all 200 predictions are the same."
     )
-    assert "Pearson's r is -1.000." in str(said(NEAR, 5 - labels, labels, train=labels))
+    assert "pearson -1.000." in str(said(NEAR, 5 - labels, labels, train=labels))
     noise = draw.uniform(0, 5, 200)
     noise *= np.sign(np.corrcoef(noise, labels)[0, 1])
     found = said(NEAR, noise, labels, train=labels)
     assert found is not None
-    assert found.startswith("not shown to be better than a predictor that ignores the text: Pearson's r is 0.0")
+    assert found.startswith("not shown to be better than a predictor that ignores the text: pearson 0.0")
     # It counts by r alone, however far its scores are from the labels.
     assert said(NEAR, labels / 100, labels, train=labels) is None
 
@@ -98,7 +97,7 @@ def test_outputs_that_are_no_numbers_are_said_to_be() -> None:
     labels = np.linspace(0, 5, 100)
     found = said(NEAR, np.where(labels < 1, math.nan, labels), labels, train=labels)
     assert found is not None
-    assert "r is undefined; its outputs are not all finite." in found
+    assert "pearson undefined; its outputs are not all finite." in found
 
 
 @pytest.mark.parametrize(

@@ -41,13 +41,15 @@ def limits(tmp_path: Path) -> Any:
 
 def test_scores_that_are_no_better_are_named_by_the_metric_that_counts(limits: Any) -> None:
     facts = RunFacts(trivial=TRIVIAL)
-    tie = "- `sst`: no better than a predictor that ignores the text (accuracy 0.300, 0.300)."
+    tie = (
+        "- `sst`: no better than a predictor that ignores the text (accuracy 0.300, that of the majority class 0.300)."
+    )
     assert limits(facts) == [tie]
     assert limits(facts, eval_sst_accuracy=0.31) == []
-    undefined = "- `sts`: no better than a predictor that ignores the text (Pearson's r undefined)."
+    undefined = "- `sts`: no better than a predictor that ignores the text (pearson undefined)."
     assert limits(facts, eval_sts_pearson=math.nan) == [tie, undefined]
     # Scores in the right order, and on another scale.
-    scale = "- `sts`: no nearer to the labels than their mean score is (rmse 1.600, 1.500)."
+    scale = "- `sts`: rmse 1.600 is no better than that of the mean score, 1.500."
     assert limits(facts, eval_sts_rmse=1.6) == [tie, scale]
 
 

@@ -24,7 +24,7 @@ def batch(tasks: dict[str, int], model: MultiTaskBertModel, length: int = 7) -> 
     labels = {}
     for name, rows in tasks.items():
         task = model.config.tasks[name]
-        labels[name] = 5 * torch.rand(rows) if task.is_regression else torch.randint(task.num_labels, (rows,))
+        labels[name] = 5 * torch.rand(rows) if not task.label_names else torch.randint(task.num_labels, (rows,))
     return {
         "input_ids": torch.randint(5, 40, (total, length)) * mask,
         "attention_mask": mask,

@@ -35,7 +35,7 @@ def naive_loss(model: MultiTaskBertModel, inputs: dict[str, Any], name: str, sta
         torch.stack([embed(start + side * rows + row) for row in range(rows)]) for side in range(task.sequences_per_row)
     ]
     logits, labels = model.heads[name](*sides), inputs["labels"][name]
-    if task.is_regression:
+    if not task.label_names:
         return ((logits - labels) ** 2).sum() / rows
     if logits.dim() == 1:
         chances = torch.sigmoid(logits)

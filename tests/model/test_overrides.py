@@ -65,7 +65,7 @@ def test_an_override_that_fits_is_taken(load: Any, folder: Path) -> None:
         ({**TASKS, "nli": {"type": "pair_regression"}}, "no head for the task 'nli', but for sst, quora, sts"),
         ({"sst": {**SST, "num_labels": 4}}, r"task 'sst' has num_labels 4, and the checkpoint's has 5"),
         ({"sst": {"type": SST["type"], "labels": list("43210")}}, r"has labels \['4', .*checkpoint's has \['0', '1'"),
-        ({"sst": {"type": "pair_classification", "num_labels": 5}}, "has type 'pair_classification', and the ch"),
+        ({"sst": {"type": "pair_classification", "num_labels": 5}}, "has texts 2, and the checkpoint's has 1"),
         (
             {"quora": {"type": "pair_classification"}},
             r"has pair_features 'u,v', and the check.* has 'u,v,\|u-v\|'",

@@ -42,10 +42,10 @@ def random_rows(lengths: list[int], model: MultiTaskBertModel) -> list[dict[str,
         for name, task in model.config.tasks.items():
             if len(remaining) < task.sequences_per_row:
                 continue
-            row = {"task": name, "input_ids": ids(), "label": 3.5 if task.is_regression else 1}
+            row = {"task": name, "input_ids": ids(), "label": 3.5 if not task.label_names else 1}
             if task.sequences_per_row == 2:
                 row["input_ids_2"] = ids()
-            elif task.is_pair:
+            elif task.texts == 2:
                 half = len(row["input_ids"]) // 2
                 row["token_type_ids"] = [0] * half + [1] * (len(row["input_ids"]) - half)
             rows[name].append(row)

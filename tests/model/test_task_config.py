@@ -11,19 +11,18 @@ def test_label_names_default_to_ids() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "sequences", "logits"),
+    ("task", "sequences"),
     [
-        ({"type": "single_label_classification", "num_labels": 2}, 1, 2),
-        ({"type": "pair_classification"}, 2, 1),
-        ({"type": "pair_classification", "pair_encoding": "cross"}, 1, 1),
-        ({"type": "pair_classification", "num_labels": 3}, 2, 3),
-        ({"type": "pair_regression"}, 2, 1),
-        ({"type": "pair_regression", "pair_encoding": "cross"}, 1, 1),
+        ({"type": "single_label_classification", "num_labels": 2}, 1),
+        ({"type": "single_label_classification", "num_labels": 2, "pair_encoding": "cross"}, 1),
+        ({"type": "pair_classification"}, 2),
+        ({"type": "pair_classification", "pair_encoding": "cross"}, 1),
+        ({"type": "regression"}, 1),
+        ({"type": "regression", "texts": 2}, 2),
     ],
 )
-def test_sequences_and_logits_per_row(task: dict[str, Any], sequences: int, logits: int) -> None:
-    config = TaskConfig.from_dict(task)
-    assert (config.sequences_per_row, config.num_logits) == (sequences, logits)
+def test_a_pair_that_is_encoded_apart_is_two_sequences(task: dict[str, Any], sequences: int) -> None:
+    assert TaskConfig.from_dict(task).sequences_per_row == sequences
 
 
 CLASSES = {"type": "single_label_classification", "num_labels": 5}
@@ -43,11 +42,14 @@ CLASSES = {"type": "single_label_classification", "num_labels": 5}
         ({**CLASSES, "num_labels": 2.5}, "num_labels must be a whole number, not 2.5"),
         ({"type": "single_label_classification", "labels": "abc"}, "labels must be a list, not 'abc'"),
         ({"type": "single_label_classification", "labels": [["a"], ["b"]]}, "must be names"),
-        ({"type": "pair_regression", "score_range": True}, "score_range must be a list, not True"),
+        ({"type": "pair_regression", "score_range": True}, "score_range True must be two numbers"),
         ({"type": "pair_classification", "labels": ["yes", "yes"]}, "at least two different names"),
         ({"type": "pair_classification", "labels": [False, True]}, "YAML reads yes, no, on and off so: quote them"),
-        ({**CLASSES, "score_range": [0, 5]}, "score_range is for pair_regression"),
-        ({"type": "pair_regression", "num_labels": 5}, "are for classification"),
+        ({**CLASSES, "score_range": [0, 5]}, "score_range is a key of regression, not of single_label_classification"),
+        (
+            {"type": "pair_regression", "num_labels": 5},
+            "num_labels is a key of single_label_classification, not of pair_regression",
+        ),
         ({"type": "pair_regression", "score_range": [5, 0]}, "the lower first"),
         ({"type": "pair_regression", "score_range": [0, float("nan")]}, "must be two numbers"),
         ({"type": "pair_regression", "score_range": [0, float("inf")]}, "must be two numbers"),
@@ -67,10 +69,10 @@ def test_a_wrong_task_is_refused_by_a_sentence_that_names_it(task: Any, message:
 @pytest.mark.parametrize(
     ("change", "keys"),
     [
-        ({"pooling": "max", "dropout": 0.5, "weight": 2.0, "score_activation": "leaky_relu"}, []),
+        ({"pooling": "max", "dropout": 0.5, "weight": 2.0}, []),
         ({"num_labels": 3}, ["labels", "num_labels"]),
         ({"num_labels": 0, "labels": list("43210")}, ["labels"]),
-        ({"type": "pair_classification", "pair_encoding": "cross"}, ["type", "pair_encoding"]),
+        ({"type": "pair_classification", "pair_encoding": "cross"}, ["texts", "pair_encoding"]),
     ],
 )
 def test_heads_differ_by_what_they_read_and_say(change: dict[str, Any], keys: list[str]) -> None:

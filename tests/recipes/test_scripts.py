@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, pipeline
 
 from hf_multitask import MultiTaskBertModel, MultiTaskPipeline
-from hf_multitask.evaluation.metrics import score
+from hf_multitask.evaluation.task_evaluations import evaluation_of
 from hf_multitask.hub.manifest import newest_whole
 from tests.conftest import ROOT
 from tests.hub.server import card_problems
@@ -122,12 +122,16 @@ def by_hand(pipe: MultiTaskPipeline, task: str, file: Path) -> dict[str, float]:
         rows = [list(row.values()) for row in csv.DictReader(handle)]
     values, labels = [], []
     for *texts, label in rows:
-        prediction = pipe(tuple(texts) if config.is_pair else texts[0], task=task)
-        values.append(prediction["score" if config.is_regression else "label_id"])
+        prediction = pipe(tuple(texts) if config.texts == 2 else texts[0], task=task)
+        values.append(prediction["score" if not config.label_names else "label_id"])
         labels.append(
-            float(label) if config.is_regression else config.labels.index(label) if task == "sentiment" else int(label)
+            float(label)
+            if not config.label_names
+            else config.labels.index(label)
+            if task == "sentiment"
+            else int(label)
         )
-    return score(config, values, labels)
+    return evaluation_of(config).score(values, labels)
 
 
 def test_compare_finds_no_difference_between_a_model_and_itself(

@@ -46,7 +46,7 @@ def make_run(tmp_path: Path, tokenizer: Any):
         ({"quora": QUORA, "sst": SST}, "it has sst, quora, and the run has quora, sst"),
         (
             {"sst": {**SST, "type": "pair_classification"}, "quora": QUORA},
-            "type of task 'sst' is 'single_label_classification' there and 'pair_classification' in the run",
+            "texts of task 'sst' is 1 there and 2 in the run",
         ),
         (
             {"sst": SST, "quora": {**QUORA, "pair_features": "u,v,|u-v|"}},

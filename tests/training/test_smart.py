@@ -70,9 +70,9 @@ class Deltas:
 
 
 def naive_divergence(task: TaskConfig, z: Tensor, w: Tensor) -> Tensor:
-    if task.is_regression:
+    if not task.label_names:
         return (z - w) ** 2
-    if task.num_logits == 1:
+    if task.is_binary:
         z, w = torch.stack([z, 0 * z], -1), torch.stack([w, 0 * w], -1)
     p, q = z.log_softmax(-1), w.log_softmax(-1)
     return (p.exp() * (p - q)).sum(-1) + (q.exp() * (q - p)).sum(-1)

@@ -3,10 +3,8 @@
 from typing import Any
 
 import pytest
-from datasets import ClassLabel
 
 from hf_multitask import TaskConfig
-from hf_multitask.data.labels import LabelReader
 
 
 def task(*labels: Any, **options: Any) -> TaskConfig:
@@ -16,6 +14,10 @@ def task(*labels: Any, **options: Any) -> TaskConfig:
 STARS = task("1", "2", "3", "4", "5")
 MOOD = task("negative", "positive")
 STS = TaskConfig("pair_regression")
+
+
+def reader(labels: TaskConfig, label_map: Any = None, own_names: Any = None) -> Any:
+    return labels.label_reader(label_map or {}, own_names)
 
 
 @pytest.mark.parametrize(
@@ -44,13 +46,13 @@ STS = TaskConfig("pair_regression")
     ],
 )
 def test_a_value_is_the_label_of_that_name_or_of_an_equal_number(labels: TaskConfig, value: Any, name: str) -> None:
-    assert LabelReader(labels)(value) == (labels.labels.index(name), False)
+    assert reader(labels)(value) == (labels.labels.index(name), False)
 
 
 @pytest.mark.parametrize(("value", "label"), [(0, 0), ("1", 1), (1.0, 1), ("0.0", 0)])
 def test_a_value_is_an_id_where_it_can_be_nothing_else(value: Any, label: int) -> None:
-    assert LabelReader(MOOD)(value) == (label, True)
-    assert LabelReader(task("covid-19", "flu"))(value) == (label, True)
+    assert reader(MOOD)(value) == (label, True)
+    assert reader(task("covid-19", "flu"))(value) == (label, True)
 
 
 @pytest.mark.parametrize(
@@ -73,11 +75,13 @@ def test_a_value_is_an_id_where_it_can_be_nothing_else(value: Any, label: int) -
         (STS, True, "is True, not a score from 0 to 5"),
         (STS, "1_0", "is '1_0', not a score"),
         (STS, "1e999", "is '1e999', not a score"),
+        (TaskConfig("regression"), "1e999", "is '1e999', not a score."),
+        (TaskConfig("regression"), "many", "is 'many', not a score."),
     ],
 )
 def test_anything_else_is_refused(labels: TaskConfig, value: Any, problem: str) -> None:
     with pytest.raises(ValueError) as refusal:  # noqa: PT011  (the message is looked at below)
-        LabelReader(labels)(value)
+        reader(labels)(value)
     assert problem in str(refusal.value)
 
 
@@ -95,20 +99,20 @@ def test_anything_else_is_refused(labels: TaskConfig, value: Any, problem: str) 
     ],
 )
 def test_keys_of_a_label_map_are_compared_as_names_are(label_map: dict[Any, Any], value: Any, label: int) -> None:
-    assert LabelReader(MOOD, label_map)(value) == (label, False)
+    assert reader(MOOD, label_map)(value) == (label, False)
 
 
 @pytest.mark.parametrize("label_map", [{"Y": True, "N": False}, {"Y": "yes"}, {"a": 2}, {"a": ["positive"]}])
 def test_a_label_map_to_what_is_no_label_is_refused_before_any_row(label_map: dict[str, Any]) -> None:
     key = next(iter(label_map))
     with pytest.raises(ValueError, match=f"label_map: what '{key}' stands for is .*, not one of the labels"):
-        LabelReader(MOOD, label_map)
+        reader(MOOD, label_map)
 
 
 def test_a_label_map_serves_scores_too() -> None:
-    assert LabelReader(STS, {"low": 0, "high": "5.0"})("high") == (5.0, False)
+    assert reader(STS, {"low": 0, "high": "5.0"})("high") == (5.0, False)
     with pytest.raises(ValueError, match="what 'high' stands for is 6, not a score from 0 to 5"):
-        LabelReader(STS, {"high": 6})
+        reader(STS, {"high": 6})
 
 
 @pytest.mark.parametrize(
@@ -120,7 +124,7 @@ def test_a_label_map_serves_scores_too() -> None:
     ],
 )
 def test_a_datasets_own_classes_are_matched_by_name_in_any_case(names: list[str], ids: list[int]) -> None:
-    read = LabelReader(MOOD, feature=ClassLabel(names=names))
+    read = reader(MOOD, own_names=names)
     assert [read(number) for number in range(len(names))] == [(label, False) for label in ids]
     with pytest.raises(ValueError, match="is -1, not the number of one of the dataset's classes"):
         read(-1)
@@ -129,7 +133,7 @@ def test_a_datasets_own_classes_are_matched_by_name_in_any_case(names: list[str]
 @pytest.mark.parametrize("names", [["neg", "pos"], ["negative", "positive", "unsup"], ["positive", "Positive"]])
 def test_and_refused_with_both_lists_where_they_differ(names: list[str]) -> None:
     with pytest.raises(ValueError) as refusal:  # noqa: PT011
-        LabelReader(MOOD, feature=ClassLabel(names=names))
+        reader(MOOD, own_names=names)
     assert f"the dataset's classes {names} are not the task's labels ['negative', 'positive']" in str(refusal.value)
 
 
@@ -137,10 +141,10 @@ def test_and_refused_with_both_lists_where_they_differ(names: list[str]) -> None
     "label_map", [{"pos": "positive", "neg": "negative"}, {0: "positive", 1: "negative"}, {"0": 1, "1": 0}]
 )
 def test_unless_a_label_map_says_by_name_or_number_which_is_which(label_map: dict[Any, Any]) -> None:
-    read = LabelReader(MOOD, label_map, ClassLabel(names=["pos", "neg"]))
+    read = reader(MOOD, label_map, ["pos", "neg"])
     assert (read(0), read(1)) == ((1, False), (0, False))
 
 
 def test_classes_that_are_numbers_in_their_order_say_no_more_than_ids() -> None:
-    read = LabelReader(MOOD, feature=ClassLabel(num_classes=2))
+    read = reader(MOOD, own_names=["0", "1"])
     assert (read(0), read(1)) == ((0, True), (1, True))

@@ -1,0 +1,7 @@
+"""The evaluations of this package: importing one registers it. Whoever takes `evaluation_of` from here has all."""
+
+from hf_multitask.evaluation.regression import RegressionEvaluation as RegressionEvaluation
+from hf_multitask.evaluation.single_label_classification import SingleLabelEvaluation as SingleLabelEvaluation
+from hf_multitask.evaluation.task_evaluation import TaskEvaluation as TaskEvaluation
+from hf_multitask.evaluation.task_evaluation import TaskPredictions as TaskPredictions
+from hf_multitask.evaluation.task_evaluation import evaluation_of as evaluation_of

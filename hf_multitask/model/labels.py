@@ -1,0 +1,238 @@
+"""What a raw label means: the one rule by which every reader of labels goes, from files, the Hub, streams and Python.
+
+A value of a classification is
+
+1. what `label_map` says, where there is one;
+2. the label of exactly that name, blanks around it aside;
+3. the label whose name is an equal number: 1.0, which pandas writes for 1 where a value is missing, is the label "1";
+4. a class id, but only where no label's name mentions a number that could be one: "1 star" is not the label of id 1.
+
+A boolean is a label by its name alone, `true` or `false` in any case. A dataset's own class names are matched by name,
+in any case; where one of them is no label, the dataset is refused.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from .messages import nearest
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+
+
+def read_label_names(kind: str, labels: Any, num_labels: Any, default: int = 0, least: int = 2) -> list[str]:
+    """The names of a task's labels.
+
+    Args:
+        kind: The kind of task, for errors.
+        labels, num_labels: As they are configured: the names, or else their number.
+        default: The number where neither is given; 0: one of them must be.
+        least: The fewest that there may be.
+
+    Raises:
+        ValueError: They are no names, or not as many as `num_labels` says.
+    """
+    labels = [] if labels is None else labels
+    if not isinstance(labels, (list, tuple)):
+        raise ValueError(f"labels must be a list, not {labels!r}.")
+    if not isinstance(num_labels or 0, int) or isinstance(num_labels, bool):
+        raise ValueError(f"num_labels must be a whole number, not {num_labels!r}.")
+    names = list(labels) or range(num_labels or default)
+    if not names:
+        raise ValueError(f"{kind} needs labels (a list of names) or num_labels.")
+    if any(isinstance(name, bool) for name in names):
+        raise ValueError(f"labels {labels!r} are not names; YAML reads yes, no, on and off so: quote them.")
+    if not all(isinstance(name, (str, int, float)) for name in names):
+        raise ValueError(f"labels {labels!r} must be names.")
+    read = [str(name) for name in names]
+    if len(read) < least or len(set(read)) < len(read):
+        fewest = "at least two different names" if least == 2 else "different names"
+        raise ValueError(f"labels {read!r} must be {fewest}.")
+    if num_labels not in (0, None, len(read)):
+        raise ValueError(f"num_labels is {num_labels}, but labels has {len(read)} names.")
+    return read
+
+
+class ClassReader:
+    """Reads the raw labels of one classification's rows.
+
+    Args:
+        labels: The names of the labels.
+        label_map: From raw values to labels; its keys are compared as names are.
+        own_names: The dataset's own names of its classes, whose values are then their numbers; None: it has none.
+
+    Raises:
+        ValueError: The dataset's classes or the values of `label_map` are not labels.
+
+    Example:
+        >>> read = ClassReader(["1", "2"])
+        >>> read(1.0), read("2")
+        ((0, False), (1, False))
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        label_map: Mapping[Any, Any] | None = None,
+        own_names: Sequence[str] | None = None,
+    ) -> None:
+        self._labels = list(labels)
+        self._map = dict(label_map or {})
+        self._ids_are_plain = not any(map(self._mentions_id, self._labels))
+        # Numbers in their order say no more than the ids.
+        is_numbered = own_names is not None and list(own_names) == [str(number) for number in range(len(own_names))]
+        self._classes = None if own_names is None or is_numbered else list(own_names)
+        self._known: dict[tuple[type, Any], tuple[int, bool]] = {}
+        _check_map(self._map, self._class_id)
+        if self._classes is not None and not self._map:
+            self._class_ids = self._matching_labels(self._classes)
+
+    def __call__(self, value: Any) -> tuple[int, bool]:
+        """A class id, and whether the value was read as an id.
+
+        Raises:
+            ValueError: It is none; the message continues a sentence that begins with the column's name.
+        """
+        _refuse_empty(value)
+        key = (type(value), value)
+        if key not in self._known:
+            # There are no more of these than ways to write the labels.
+            self._known[key] = self._read(value)
+        return self._known[key]
+
+    def _read(self, value: Any) -> tuple[int, bool]:
+        if self._classes is not None:
+            if not 0 <= value < len(self._classes):
+                raise ValueError(f"is {value!r}, not the number of one of the dataset's classes {self._classes}.")
+            if not self._map:
+                return self._class_ids[value], False
+            named = self._classes[value]
+            value = named if _position(named, list(self._map)) is not None else value
+        if self._map:
+            return self._class_id(_mapped(value, self._map))[0], False
+        return self._class_id(value)
+
+    def _class_id(self, value: Any) -> tuple[int, bool]:
+        labels = self._labels
+        if (place := _position(value, labels)) is not None:
+            return place, False
+        if isinstance(value, bool):
+            raise ValueError(
+                f"is {value!r}, a boolean, not one of the labels {labels}; say by label_map: "
+                "{true: ..., false: ...} which it is, with names in quotes."
+            )
+        number = _as_number(value)
+        if number is None or number != int(number) or not 0 <= number < len(labels):
+            ids = f" or their ids 0 to {len(labels) - 1}" if self._ids_are_plain else ""
+            raise ValueError(f"is {value!r}, not one of the labels {labels}{ids}.")
+        if not self._ids_are_plain:
+            raise ValueError(
+                f"is {value!r}, not one of the labels {labels}; an id could be mistaken, since their names have "
+                "numbers: say by label_map which label it is."
+            )
+        return int(number), True
+
+    def _mentions_id(self, name: str) -> bool:
+        """Whether a name has a number that could be an id, counted from 0 or from 1."""
+        return any(int(digits) <= len(self._labels) for digits in re.findall(r"\d{1,9}", name, re.ASCII))
+
+    def _matching_labels(self, classes: Sequence[str]) -> list[int]:
+        """The label of each of the dataset's classes."""
+        labels = self._labels
+        found = [_position(name, labels, any_case=True) for name in classes]
+        ids = [place for place in found if place is not None]
+        if len(ids) < len(classes) or len(set(ids)) < len(ids):
+            raise ValueError(
+                f"the dataset's classes {list(classes)} are not the task's labels {labels}: name the labels so, or say "
+                "by label_map which class is which label."
+            )
+        return ids
+
+
+class ScoreReader:
+    """Reads the raw scores of one regression's rows.
+
+    Args:
+        score_range: The lowest and the highest score, or nothing.
+        label_map: From raw values to scores; its keys are compared as names of labels are.
+
+    Raises:
+        ValueError: The values of `label_map` are no scores.
+    """
+
+    def __init__(self, score_range: Sequence[float] = (), label_map: Mapping[Any, Any] | None = None) -> None:
+        self._range = tuple(score_range) or (-math.inf, math.inf)
+        self._map = dict(label_map or {})
+        _check_map(self._map, self._score)
+
+    def __call__(self, value: Any) -> tuple[float, bool]:
+        """A score, and that it was not read as an id.
+
+        Raises:
+            ValueError: It is none; the message continues a sentence that begins with the column's name.
+        """
+        _refuse_empty(value)
+        return self._score(_mapped(value, self._map) if self._map else value), False
+
+    def _score(self, value: Any) -> float:
+        number = _as_number(value)
+        low, high = self._range
+        if number is None or not low <= float(number) <= high or math.isinf(float(number)):
+            bounds = f" from {low:g} to {high:g}" if math.isfinite(high) else ""
+            raise ValueError(f"is {value!r}, not a score{bounds}.")
+        return float(number)
+
+
+def _refuse_empty(value: Any) -> None:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise ValueError("is empty." if value is not None else "is missing.")
+
+
+def _check_map(label_map: Mapping[Any, Any], read: Any) -> None:
+    for key, value in label_map.items():
+        if value is not None:
+            try:
+                read(value)
+            except ValueError as error:
+                raise ValueError(f"label_map: what {key!r} stands for {error}") from error
+
+
+def _mapped(value: Any, label_map: Mapping[Any, Any]) -> Any:
+    """What `label_map` has for a value."""
+    keys = list(label_map)
+    place = _position(value, keys)
+    if place is None:
+        raise ValueError(f"is {value!r}, which label_map does not have; {nearest(value, list(map(str, keys)))}")
+    return label_map[keys[place]]
+
+
+def _position(value: Any, names: Sequence[Any], any_case: bool = False) -> int | None:
+    """The place among names of the one that a value is; None where there is none, or more than one."""
+    for same in _ways_to_be_same(value, any_case):
+        places = [place for place, name in enumerate(names) if same(name)]
+        if places:
+            return places[0] if len(places) == 1 else None
+    return None
+
+
+def _ways_to_be_same(value: Any, any_case: bool) -> Iterator[Any]:
+    text, number = str(value), _as_number(value)
+    if not isinstance(value, bool):
+        yield lambda name: not isinstance(name, bool) and str(name) == text
+        yield lambda name: not isinstance(name, bool) and str(name).strip() == text.strip()
+        if number is not None:
+            yield lambda name: _as_number(name) == number
+    yield (
+        lambda name: (
+            (any_case or isinstance(value, bool) or isinstance(name, bool))
+            and str(name).strip().casefold() == text.strip().casefold()
+        )
+    )
+
+
+def _as_number(value: Any) -> Decimal | None:
+    """A finite number, also one written as text; None for anything else, such as a boolean."""
+    text = str(value).strip()
+    return Decimal(text) if not isinstance(value, bool) and _NUMBER.fullmatch(text) else None

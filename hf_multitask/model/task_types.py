@@ -1,0 +1,5 @@
+"""The kinds of task that this package has: importing one registers it. Whoever takes `TaskConfig` from here has all."""
+
+from .regression import Regression as Regression
+from .single_label_classification import SingleLabelClassification as SingleLabelClassification
+from .task_config import TaskConfig as TaskConfig
