@@ -16,8 +16,8 @@ from hf_multitask.model.configuration_mtbert import TaskConfig
 
 TASKS = {
     "sst": TaskConfig("single_label_classification", num_labels=5),
-    "quora": TaskConfig("pair_classification"),
-    "sts": TaskConfig("pair_regression"),
+    "quora": TaskConfig("single_label_classification", texts=2),
+    "sts": TaskConfig("regression", texts=2, score_range=[0, 5]),
 }
 _FILES = {
     "sst": ("ids-sst", ["sentence"], "sentiment"),
