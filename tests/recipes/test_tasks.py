@@ -1,0 +1,30 @@
+"""The recipes of `recipes/tasks/`: one for each kind of task, each on data that come with the repository."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hf_multitask.evaluation.task_evaluations import evaluation_of
+from hf_multitask.model.task_config import task_type_names
+from hf_multitask.recipe import RecipeParser
+from tests.conftest import ROOT
+from tests.recipes.conftest import QUICK
+
+RECIPES = sorted((ROOT / "recipes" / "tasks").glob("*.yaml"))
+
+
+def test_every_kind_has_one() -> None:
+    assert {path.stem for path in RECIPES} >= set(task_type_names())
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_it_trains_and_scores_its_tasks(path: Path, run_in_process: Callable, tmp_path: Path) -> None:
+    run = run_in_process("train.py", "--config", path, "--output_dir", tmp_path, "--max_steps", 2, *QUICK)
+    assert run.returncode == 0, run.stderr[-2000:]
+    results = json.loads((tmp_path / "all_results.json").read_text())
+    tasks = RecipeParser(path).parse_recipe(["--output_dir", str(tmp_path)]).tasks
+    assert path.stem in {task.type for task in tasks.values()}
+    for name, task in tasks.items():
+        assert {f"eval_{name}_{metric}" for metric in evaluation_of(task).metrics} <= set(results)
