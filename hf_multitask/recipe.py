@@ -106,6 +106,8 @@ class RecipeParser(HfArgumentParser):
                 action = self._option_string_actions.get(f"--{key}")
                 if isinstance(value, list) and len(value) > 1 and action is not None and action.nargs != "*":
                     raise ValueError(f"{key} takes one value, not {value!r}; recipes/sweep.py trains with several.")
+                if isinstance(value, float) and action is not None and action.type is str:
+                    raise ValueError(f"{key} is text, and is read as the number {value!r}: put it in quotes.")
             defaults = self._known(_as_flags(values))
             for key in (key for key, value in values.items() if value is None or value == []):
                 if not hasattr(defaults, key):
@@ -162,14 +164,13 @@ def prepare_data(
         ValueError: As for [`prepare`], or the recipe's labels or scores of a task mean something else to the model.
     """
     for name in (name for name in config.tasks if name in recipe.sources):
-        for key in ("type", "labels", "score_range"):
-            ours, theirs = getattr(recipe.tasks[name], key), getattr(config.tasks[name], key)
-            if ours != theirs:
-                raise ValueError(
-                    f"task {name!r}: {key} is {ours!r} in the recipe and {theirs!r} in the model "
-                    f"{config.name_or_path}, to which the same rows mean something else; name its own recipe by "
-                    "--config."
-                )
+        ours, theirs = recipe.tasks[name], config.tasks[name]
+        for key in (key for key in ours.differences(theirs) if key in ours.LABEL_KEYS):
+            values = (getattr(ours, key), getattr(theirs, key, None))
+            raise ValueError(
+                f"task {name!r}: {key} is {values[0]!r} in the recipe and {values[1]!r} in the model "
+                f"{config.name_or_path}, to which the same rows mean something else; name its own recipe by --config."
+            )
     longest = config.longest_input(tokenizer)
     max_length = min(recipe.data.max_length or longest, longest)
     tasks = {name: task for name, task in config.tasks.items() if name in recipe.sources}

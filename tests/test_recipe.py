@@ -271,3 +271,10 @@ def test_a_number_of_rows_or_tokens_is_at_least_one(parse, key: str, value: str)
     with pytest.raises(ValueError, match=f"{key} must be at least 1, not {value}"):
         parse(BASE, f"--{key}", value)
     assert getattr(parse(BASE, f"--{key}", "1").data, key) == 1
+
+
+@pytest.mark.parametrize(("key", "value"), [("run_name", "1e5"), ("hub_revision", "1.10"), ("hub_model_id", "2.0")])
+def test_a_text_that_looks_like_a_fraction_needs_quotes(parse, key: str, value: str) -> None:
+    with pytest.raises(ValueError, match=rf"{key} is text, and is read as the number \S+: put it in quotes"):
+        parse(f"{BASE}{key}: {value}\n")
+    assert getattr(parse(f"{BASE}{key}: '{value}'\n").training, key) == value

@@ -40,7 +40,7 @@ def batch_tokenizer(
     Raises:
         ValueError: Nothing of a text would be left: tokenizers then cut all of it, or do not cut at all.
     """
-    special = tokenizer.num_special_tokens_to_add(pair=task.is_pair and task.sequences_per_row == 1)
+    special = tokenizer.num_special_tokens_to_add(pair=task.texts == 2 and task.sequences_per_row == 1)
     if max_length <= special:
         raise ValueError(f"max_length must be above the {special} special tokens of an input, not {max_length}.")
     return partial(

@@ -5,20 +5,24 @@ A value of a classification is
 1. what `label_map` says, where there is one;
 2. the label of exactly that name, blanks around it aside;
 3. the label whose name is an equal number: 1.0, which pandas writes for 1 where a value is missing, is the label "1";
-4. a class id, but only where no label's name mentions a number that could be one: "1 star" is not the label of id 1.
+4. a class id, but only where no label's name is a number, mentions one that could be an id ("1 star" is not the label
+   of id 1), or is a word for another truth than its id ("yes" is not the label of id 0).
 
-A boolean is a label by its name alone, `true` or `false` in any case. A dataset's own class names are matched by name,
-in any case; where one of them is no label, the dataset is refused.
+A boolean is a label by its name alone, `true` or `false` in any case, as a text too. A dataset's own class names are
+matched by name, in any case; where one of them is no label, the dataset is refused.
 """
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 from .messages import nearest
 
+_BOOLEANS = ("true", "false")
+# What 0 and 1 would mean of labels of these names.
+_TRUTH = {"true": 1, "yes": 1, "on": 1, "y": 1, "false": 0, "no": 0, "off": 0, "n": 0}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 
 
@@ -43,7 +47,7 @@ def read_label_names(kind: str, labels: Any, num_labels: Any, default: int = 0, 
     if not names:
         raise ValueError(f"{kind} needs labels (a list of names) or num_labels.")
     if any(isinstance(name, bool) for name in names):
-        raise ValueError(f"labels {labels!r} are not names; YAML reads yes, no, on and off so: quote them.")
+        raise ValueError(f"labels {labels!r} are not names: put true and false in quotes.")
     if not all(isinstance(name, (str, int, float)) for name in names):
         raise ValueError(f"labels {labels!r} must be names.")
     read = [str(name) for name in names]
@@ -80,12 +84,14 @@ class ClassReader:
     ) -> None:
         self._labels = list(labels)
         self._map = dict(label_map or {})
-        self._ids_are_plain = not any(map(self._mentions_id, self._labels))
+        self._ids_are_plain = not any(self._misleads(place, name) for place, name in enumerate(self._labels))
         # Numbers in their order say no more than the ids.
         is_numbered = own_names is not None and list(own_names) == [str(number) for number in range(len(own_names))]
         self._classes = None if own_names is None or is_numbered else list(own_names)
         self._known: dict[tuple[type, Any], tuple[int, bool]] = {}
         _check_map(self._map, self._class_id)
+        # By names or by numbers, and not by both.
+        self._maps_names = _has_names(self._map, self._classes)
         if self._classes is not None and not self._map:
             self._class_ids = self._matching_labels(self._classes)
 
@@ -95,7 +101,9 @@ class ClassReader:
         Raises:
             ValueError: It is none; the message continues a sentence that begins with the column's name.
         """
-        _refuse_empty(value)
+        _refuse_empty(value, self._map)
+        if not isinstance(value, Hashable):
+            raise ValueError(f"is {value!r}, not one of the labels {self._labels}.")
         key = (type(value), value)
         if key not in self._known:
             # There are no more of these than ways to write the labels.
@@ -108,8 +116,7 @@ class ClassReader:
                 raise ValueError(f"is {value!r}, not the number of one of the dataset's classes {self._classes}.")
             if not self._map:
                 return self._class_ids[value], False
-            named = self._classes[value]
-            value = named if _position(named, list(self._map)) is not None else value
+            value = self._classes[value] if self._maps_names else value
         if self._map:
             return self._class_id(_mapped(value, self._map))[0], False
         return self._class_id(value)
@@ -126,17 +133,20 @@ class ClassReader:
         number = _as_number(value)
         if number is None or number != int(number) or not 0 <= number < len(labels):
             ids = f" or their ids 0 to {len(labels) - 1}" if self._ids_are_plain else ""
-            raise ValueError(f"is {value!r}, not one of the labels {labels}{ids}.")
+            unlabelled = "; rows to be predicted, which -1 marks, need no such column" if number == -1 else ""
+            raise ValueError(f"is {value!r}, not one of the labels {labels}{ids}{unlabelled}.")
         if not self._ids_are_plain:
             raise ValueError(
                 f"is {value!r}, not one of the labels {labels}; an id could be mistaken, since their names have "
-                "numbers: say by label_map which label it is."
+                "numbers or mean yes and no: say by label_map which label it is."
             )
         return int(number), True
 
-    def _mentions_id(self, name: str) -> bool:
-        """Whether a name has a number that could be an id, counted from 0 or from 1."""
-        return any(int(digits) <= len(self._labels) for digits in re.findall(r"\d{1,9}", name, re.ASCII))
+    def _misleads(self, place: int, name: str) -> bool:
+        """Whether an id could be taken for what a name says: it is a number, has one that could be an id, counted from
+        0 or from 1, or is a word for yes or no that its id is not."""
+        mentions_id = any(int(digits) <= len(self._labels) for digits in re.findall(r"\d{1,9}", name, re.ASCII))
+        return mentions_id or _as_number(name) is not None or _TRUTH.get(name.strip().casefold(), place) != place
 
     def _matching_labels(self, classes: Sequence[str]) -> list[int]:
         """The label of each of the dataset's classes."""
@@ -157,15 +167,33 @@ class ScoreReader:
     Args:
         score_range: The lowest and the highest score, or nothing.
         label_map: From raw values to scores; its keys are compared as names of labels are.
+        own_names: The dataset's own names of its classes, whose values are then their numbers: the names are the raw
+            values. None: it has none.
 
     Raises:
-        ValueError: The values of `label_map` are no scores.
+        ValueError: The values of `label_map`, or the dataset's classes, are no scores.
     """
 
-    def __init__(self, score_range: Sequence[float] = (), label_map: Mapping[Any, Any] | None = None) -> None:
+    def __init__(
+        self,
+        score_range: Sequence[float] = (),
+        label_map: Mapping[Any, Any] | None = None,
+        own_names: Sequence[str] | None = None,
+    ) -> None:
         self._range = tuple(score_range) or (-math.inf, math.inf)
         self._map = dict(label_map or {})
+        self._classes = None if own_names is None else list(own_names)
         _check_map(self._map, self._score)
+        if self._classes is not None and self._map and not _has_names(self._map, self._classes):
+            # By numbers.
+            self._classes = None
+        if self._classes is not None and not self._map:
+            for name in self._classes:
+                try:
+                    self._score(name)
+                except ValueError as error:
+                    hint = "Say by label_map which class is which score."
+                    raise ValueError(f"the dataset's class {name!r} {error} {hint}") from error
 
     def __call__(self, value: Any) -> tuple[float, bool]:
         """A score, and that it was not read as an id.
@@ -173,7 +201,11 @@ class ScoreReader:
         Raises:
             ValueError: It is none; the message continues a sentence that begins with the column's name.
         """
-        _refuse_empty(value)
+        _refuse_empty(value, self._map)
+        if self._classes is not None:
+            if not isinstance(value, int) or not 0 <= value < len(self._classes):
+                raise ValueError(f"is {value!r}, not the number of one of the dataset's classes {self._classes}.")
+            value = self._classes[value]
         return self._score(_mapped(value, self._map) if self._map else value), False
 
     def _score(self, value: Any) -> float:
@@ -185,13 +217,23 @@ class ScoreReader:
         return float(number)
 
 
-def _refuse_empty(value: Any) -> None:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise ValueError("is empty." if value is not None else "is missing.")
+def _refuse_empty(value: Any, label_map: Mapping[Any, Any]) -> None:
+    if value is None and None not in label_map:
+        raise ValueError("is missing.")
+    if isinstance(value, str) and not value.strip() and "" not in label_map:
+        raise ValueError("is empty.")
+
+
+def _has_names(label_map: Mapping[Any, Any], names: Sequence[str] | None) -> bool:
+    """Whether some of a dataset's class names are keys of `label_map`."""
+    return any(_position(name, list(label_map)) is not None for name in names or ())
 
 
 def _check_map(label_map: Mapping[Any, Any], read: Any) -> None:
+    keys = list(label_map)
     for key, value in label_map.items():
+        if _position(key, keys) is None:
+            raise ValueError(f"label_map has {key!r} twice.")
         if value is not None:
             try:
                 read(value)
@@ -226,7 +268,7 @@ def _ways_to_be_same(value: Any, any_case: bool) -> Iterator[Any]:
             yield lambda name: _as_number(name) == number
     yield (
         lambda name: (
-            (any_case or isinstance(value, bool) or isinstance(name, bool))
+            (any_case or isinstance(value, bool) or isinstance(name, bool) or text.strip().casefold() in _BOOLEANS)
             and str(name).strip().casefold() == text.strip().casefold()
         )
     )

@@ -22,6 +22,7 @@ from transformers import Pipeline
 from .configuration_mtbert import TaskConfig
 from .packing import lay_out, use_packing
 from .pooling import pool
+from .positions import embedding_sizes
 
 # One text, or two that are read as one input.
 Texts = tuple[str, ...]
@@ -251,10 +252,14 @@ class MultiTaskPipeline(Pipeline):
         packed = use_packing(self.model, "auto")
         starts = range(0, len(order), batch_size)
         chosen = [[sequences[number] for number in order[start : start + batch_size]] for start in starts]
-        return {
-            "batches": [lay_out(batch, self.tokenizer, packed) for batch in chosen],
-            "order": torch.from_numpy(order),
-        }
+        batches = [lay_out(batch, self.tokenizer, packed) for batch in chosen]
+        words = embedding_sizes(self.model.config.encoder_config).get("input_ids")
+        if words is not None and any(int(batch["input_ids"].max()) >= words for batch in batches):
+            raise ValueError(
+                f"the tokenizer gives tokens beyond the model's vocabulary of {words}: give the one that the model was "
+                "trained with, or train after model.resize_token_embeddings(len(tokenizer))."
+            )
+        return {"batches": batches, "order": torch.from_numpy(order)}
 
     def _stand_in(self) -> int:
         """The token that is read in place of a blank text by tokenizers that add no special ones, such as GPT-2's."""

@@ -73,7 +73,7 @@ class Regression(TaskConfig):
         return "score from {:g} to {:g}".format(*self.score_range) if self.score_range else "score"
 
     def label_reader(self, label_map: Mapping[Any, Any], own_names: Sequence[str] | None) -> LabelReader:
-        return ScoreReader(self.score_range, label_map)
+        return ScoreReader(self.score_range, label_map, own_names)
 
     def is_label(self, stored: Any) -> bool:
         low, high = self.score_range or (-float("inf"), float("inf"))

@@ -102,8 +102,8 @@ class TaskConfig:
     TEXTS: ClassVar[tuple[int, ...]] = (1, 2)
     # Keys by which a head means the same whatever they are.
     FREE_KEYS: ClassVar[tuple[str, ...]] = ("pooling", "dropout", "weight")
-    # Keys that say what a label is: where they differ, two models' scores of a task cannot be compared.
-    LABEL_KEYS: ClassVar[tuple[str, ...]] = ("type",)
+    # Keys that say what a row and its label are: where they differ, the same rows mean something else to two models.
+    LABEL_KEYS: ClassVar[tuple[str, ...]] = ("type", "texts")
     # What a prediction has, in plain values.
     PREDICTION_KEYS: ClassVar[tuple[str, ...]] = ()
     # Whether a head reads the states of all tokens, and not one embedding of each sequence.

@@ -144,6 +144,8 @@ class MultiTaskEvaluator(Trainer):
 
     def get_test_dataloader(self, test_dataset: Any) -> dict[str, DataLoader]:
         """A dataloader per task; see `evaluation_loop`."""
+        if test_dataset is None:
+            raise ValueError("test_dataset is missing: a dictionary with a dataset for each task.")
         datasets = self._prepare_datasets("test_dataset", test_dataset, "predict").datasets
         loaders = {}
         for name, dataset in datasets.items():
@@ -219,7 +221,10 @@ class MultiTaskEvaluator(Trainer):
         if len(logits) >= DEAD_ROWS and is_constant(logits.min(0), logits.max(0)):
             logger.warning("task %r: the head's output is the same for all rows.", name)
         if self._own_metrics and name in self._own_metrics:
-            return self._own_metrics[name](EvalPrediction(logits, evaluated.label_ids[name], losses=evaluated.losses))
+            own = self._own_metrics[name](EvalPrediction(logits, evaluated.label_ids[name], losses=evaluated.losses))
+            if not isinstance(own, Mapping):
+                raise ValueError(f"compute_metrics: task {name!r}: it must give a mapping of metrics, not {own!r}.")
+            return dict(own)
         evaluation = evaluation_of(self._tasks[name])
         metrics = evaluation.score(evaluation.predicted(logits), evaluated.label_ids[name])
         for metric, value in metrics.items():

@@ -43,6 +43,9 @@ def reader(labels: TaskConfig, label_map: Any = None, own_names: Any = None) -> 
         (task("good ", "bad"), "good ", "good "),
         (task("good", "bad"), " good", "good"),
         (task("a", "a "), "a ", "a "),
+        # What pandas writes for booleans.
+        (task("true", "false"), "True", "true"),
+        (task("FALSE", "TRUE"), "true", "TRUE"),
     ],
 )
 def test_a_value_is_the_label_of_that_name_or_of_an_equal_number(labels: TaskConfig, value: Any, name: str) -> None:
@@ -66,6 +69,12 @@ def test_a_value_is_an_id_where_it_can_be_nothing_else(value: Any, label: int) -
         (task("1 star", "2 stars"), 1, "an id could be mistaken"),
         (task("class 1", "class 2"), "0.0", "an id could be mistaken"),
         (task("01", "1"), 1.0, "an id could be mistaken"),
+        (task("10", "20"), 1, "an id could be mistaken"),
+        (task("yes", "no"), 1, "an id could be mistaken"),
+        (task("true", "false"), "1", "an id could be mistaken"),
+        (MOOD, ["positive"], "is ['positive'], not one of the labels"),
+        (MOOD, {"positive": 1}, "not one of the labels"),
+        (MOOD, -1, "rows to be predicted, which -1 marks, need no such column"),
         (MOOD, "1_0", "not one of the labels"),
         (MOOD, "nan", "not one of the labels"),
         (MOOD, "infinity", "not one of the labels"),
@@ -148,3 +157,36 @@ def test_unless_a_label_map_says_by_name_or_number_which_is_which(label_map: dic
 def test_classes_that_are_numbers_in_their_order_say_no_more_than_ids() -> None:
     read = reader(MOOD, own_names=["0", "1"])
     assert (read(0), read(1)) == ((0, True), (1, True))
+
+
+def test_words_for_no_and_yes_in_their_order_have_the_ids_that_they_mean() -> None:
+    assert reader(task("no", "yes"))(1) == (1, True)
+    assert reader(task("False", "True"))("0") == (0, True)
+
+
+def test_a_label_map_of_class_names_says_nothing_of_their_ids() -> None:
+    read = reader(MOOD, {1: "negative", 2: "negative", 4: "positive", 5: "positive"}, list("12345"))
+    assert [read(place)[0] for place in (0, 1, 3, 4)] == [0, 0, 1, 1]
+    with pytest.raises(ValueError, match="is '3', which label_map does not have"):
+        read(2)
+
+
+@pytest.mark.parametrize(("missing", "key"), [("", ""), (None, None), ("  ", "")])
+def test_a_label_map_may_say_what_an_empty_label_is(missing: Any, key: Any) -> None:
+    assert reader(MOOD, {key: "negative", "x": "positive"})(missing) == (0, False)
+    with pytest.raises(ValueError, match=r"is (empty|missing)\."):
+        reader(MOOD, {"x": "positive"})(missing)
+
+
+@pytest.mark.parametrize("label_map", [{0: "negative", "0": "positive"}, {True: "negative", "true": "positive"}])
+def test_a_label_map_has_a_key_once(label_map: dict[Any, Any]) -> None:
+    with pytest.raises(ValueError, match=r"label_map has .* twice"):
+        reader(MOOD, label_map)
+
+
+def test_class_names_that_are_numbers_are_scores() -> None:
+    assert reader(STS, {}, list("12345"))(0) == (1.0, False)
+    assert reader(STS, {"low": 1, "high": 5}, ["low", "high"])(1) == (5.0, False)
+    assert reader(STS, {0: 1, 1: 5}, ["low", "high"])(1) == (5.0, False)
+    with pytest.raises(ValueError, match="the dataset's class 'low' is 'low', not a score from 0 to 5"):
+        reader(STS, {}, ["low", "high"])

@@ -358,3 +358,10 @@ def test_a_pipeline_without_packing_gives_the_same(pipe: MultiTaskPipeline, monk
     for row, other in zip(pipe(PAIRS), packed, strict=True):
         for task in ("quora", "sts", "nli", "close"):
             assert row[task]["score"] == pytest.approx(other[task]["score"], abs=1e-4)
+
+
+def test_tokens_beyond_the_models_vocabulary_are_refused(pipe: MultiTaskPipeline) -> None:
+    pipe.tokenizer.add_tokens(["zebra", *(f"word{number}" for number in range(30))])
+    assert pipe(["a cat"], task="sst")
+    with pytest.raises(ValueError, match=r"the tokenizer gives tokens beyond the model's vocabulary of 40"):
+        pipe(["a word29"], task="sst")

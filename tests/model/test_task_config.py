@@ -44,7 +44,7 @@ CLASSES = {"type": "single_label_classification", "num_labels": 5}
         ({"type": "single_label_classification", "labels": [["a"], ["b"]]}, "must be names"),
         ({"type": "pair_regression", "score_range": True}, "score_range True must be two numbers"),
         ({"type": "pair_classification", "labels": ["yes", "yes"]}, "at least two different names"),
-        ({"type": "pair_classification", "labels": [False, True]}, "YAML reads yes, no, on and off so: quote them"),
+        ({"type": "pair_classification", "labels": [False, True]}, "put true and false in quotes"),
         ({**CLASSES, "score_range": [0, 5]}, "score_range is a key of regression, not of single_label_classification"),
         (
             {"type": "pair_regression", "num_labels": 5},

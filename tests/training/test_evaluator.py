@@ -177,3 +177,14 @@ def test_the_guessed_direction_of_a_metric_of_the_callers_own_is_said_once(
     said = [message for message in caplog.messages if "taken to be the best" in message]
     assert len(said) == (warning is not None)
     assert warning is None or warning in said[0]
+
+
+def test_a_prediction_needs_rows(tmp_path: Any, tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match="test_dataset is missing: a dictionary with a dataset for each task"):
+        build(tmp_path, tokenizer).predict(None)
+
+
+def test_metrics_of_a_callers_own_are_a_mapping(tmp_path: Any, tokenizer: Any) -> None:
+    trainer = build(tmp_path, tokenizer, compute_metrics={"sst": lambda evaluated: None})
+    with pytest.raises(ValueError, match="compute_metrics: task 'sst': it must give a mapping of metrics, not None"):
+        trainer.evaluate()
