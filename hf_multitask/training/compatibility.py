@@ -169,6 +169,8 @@ def check_model(model: Any) -> None:
     """
     if getattr(getattr(model, "config", None), "tasks", None) is None:
         raise ValueError(f"model must be a MultiTaskBertModel, as from_backbone gives it, not {type(model).__name__}.")
+    if not getattr(model.config, "return_dict", True):
+        raise ValueError("model.config.return_dict must be true in training, which reads outputs by name.")
     check_adapter(model)
 
 

@@ -196,3 +196,10 @@ def test_transformers_has_no_argument_that_nobody_has_thought_about() -> None:
         pytest.skip("older versions have arguments that are gone")
     assert {field.name for field in fields(TrainingArguments)} <= set(FIELDS)
     assert inspect.signature(Trainer.__init__).parameters.keys() - {"self"} <= set(PARAMETERS)
+
+
+def test_a_model_that_gives_tuples_is_refused(tmp_path: Any) -> None:
+    model = tiny_model()
+    model.config.return_dict = False
+    with pytest.raises(ValueError, match=r"model\.config\.return_dict must be true in training"):
+        MultiTaskTrainer(model, MultiTaskTrainingArguments(str(tmp_path)))
