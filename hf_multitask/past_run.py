@@ -109,7 +109,7 @@ class PastRun:
             head_learning_rate=self.arguments.get("head_learning_rate"),
             optimizer=self.arguments.get("optim", ""),
             is_frozen=self.recipe.get("freeze_backbone", False),
-            from_scratch=self.recipe.get("from_scratch", False),
+            from_scratch=self.recipe.get("from_scratch", False) if self.recipe else None,
             history=self.history,
         )
 

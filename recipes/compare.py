@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 from hf_multitask.arguments import SPLITS
-from hf_multitask.command_line import answer_at_once, refusals
+from hf_multitask.command_line import answer_at_once, model_place, refusals
 
 DEFAULT_CONFIG = Path(__file__).parent / "quickstart.yaml"
 FLAGS = argparse.ArgumentParser(add_help=False)
@@ -58,7 +58,8 @@ def main() -> None:
         if len(parser.extra.models) != 2:
             raise ValueError(f"name two models to compare, not {len(parser.extra.models)}.")
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
-        first, second = (score_model(recipe, model, parser.extra.split) for model in parser.extra.models)
+        places = [model_place(model) for model in parser.extra.models]
+        first, second = (score_model(recipe, place, parser.extra.split) for place in places)
         names = shared_tasks(first, second)
     if PartialState().is_main_process:
         comparisons = {

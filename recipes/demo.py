@@ -20,8 +20,12 @@ COMMAND_LINE.add_argument("--host", default="127.0.0.1", help="Where to listen; 
 COMMAND_LINE.add_argument("--port", type=int, help="By default the first that is free from 7860 on.")
 
 if __name__ == "__main__":
+    from hf_multitask.command_line import check_installed, refusals
+
     # Before the import that takes seconds.
     COMMAND_LINE.parse_args()
+    with refusals():
+        check_installed("gradio", "demo")
 
 import gradio as gr
 

@@ -26,7 +26,7 @@ from typing import Any
 # Python puts a script's folder first on its path, where evaluate.py would hide the library of that name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from hf_multitask.command_line import end_quietly_when_interrupted, refusals
+from hf_multitask.command_line import end_quietly_when_interrupted, model_place, refusals
 
 COMMAND_LINE = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 COMMAND_LINE.add_argument("--model", required=True, help="Folder or Hub id of the model.")
@@ -56,7 +56,7 @@ from transformers import pipeline
 from hf_multitask.data.loading import BadRow, listed, row_checker, text_columns
 from hf_multitask.data.sources import read_file
 from hf_multitask.model.configuration_mtbert import TaskConfig
-from hf_multitask.model.messages import nearest
+from hf_multitask.model.messages import first_line, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,10 @@ def read_columns(path: str, delimiter: str | None, quoting: str | None = None) -
         ValueError: It cannot be read; the message names the file, or standard input.
     """
     if path == "-":
-        return _json_columns(sys.stdin.read(), "standard input")
+        try:
+            return _json_columns(sys.stdin.buffer.read().decode("utf-8-sig"), "standard input")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"standard input is not UTF-8 text: {error.reason} at byte {error.start}.") from error
     if Path(path).is_file() and Path(path).suffix.lower() in (".json", ".jsonl"):
         try:
             return _json_columns(Path(path).read_text(encoding="utf-8-sig"), path)
@@ -209,8 +212,14 @@ def main() -> None:
         source, target = (path if path == "-" else str(Path(path).expanduser()) for path in (args.input, args.output))
         where = "standard input" if source == "-" else source
         check_output(target)
+        place = model_place(args.model)
+        if target != "-" and source != "-" and Path(target).exists() and Path(target).samefile(source):
+            raise ValueError(f"--output {target} is the input: it would be lost.")
         columns = read_columns(source, args.delimiter, args.quoting)
-        pipe: Any = pipeline("multi-task", model=args.model)  # type: ignore[call-overload]
+        try:
+            pipe: Any = pipeline("multi-task", model=place)  # type: ignore[call-overload]
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--model {args.model} cannot be loaded: {first_line(error)}") from error
         task = pipe.model.config.task(args.task)
         if args.format == "course" and (task.type, task.texts) not in _COURSE_COLUMNS:
             raise ValueError(f"--format course has no layout for a {task.type} of {task.texts} text(s); use jsonl.")

@@ -86,6 +86,7 @@ def finish(trainer: MultiTaskTrainer, data: PreparedData, recipe: Recipe, result
     trainer.save_metrics("train", result.metrics)
     # Whatever happens while it is scored, the model is there.
     trainer.save_model(_internal_call=True)
+    logging.info("The model is saved in %s, and scored now.", output_dir)
     scored, shortfalls = None, {}
     if "validation" in data.rows:
         scored = score(trainer, data, "validation", probe=recipe.report.write_report)
@@ -135,8 +136,11 @@ def is_finished(trainer: MultiTaskTrainer, output_dir: Path, resume: str) -> boo
 
 def main() -> None:
     with refusals():
-        recipe = RecipeParser(DEFAULT_CONFIG, description=__doc__).parse_recipe(sys.argv[1:])
+        parser = RecipeParser(DEFAULT_CONFIG, description=__doc__)
+        recipe = parser.parse_recipe(sys.argv[1:])
         args = recipe.training
+        if args.output_dir == parser.get_default("output_dir"):
+            raise ValueError("output_dir is missing: the folder that the run is to write.")
         logging.basicConfig(level=logging.INFO if args.should_log else logging.ERROR, format="%(message)s")
         output_dir = writable_folder(str(args.output_dir))
         trainer, data = build_trainer(recipe)

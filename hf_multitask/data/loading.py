@@ -2,7 +2,6 @@
 
 import logging
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +14,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from hf_multitask.arguments import OnBadRows
 from hf_multitask.data.sources import Source
 from hf_multitask.model.configuration_mtbert import TaskConfig
-from hf_multitask.model.messages import nearest
+from hf_multitask.model.messages import check_characters, nearest
 from hf_multitask.model.task_config import LabelReader
 
 logger = logging.getLogger(__name__)
@@ -298,9 +297,7 @@ def _text(value: Any) -> str:
         raise ValueError(f"is {value!r}, not text.")
     if not value.strip():
         raise ValueError(f"is {'blank' if value else 'empty'}.")
-    # JSON can have such halves; no tokenizer reads them.
-    if half := re.search(r"[\ud800-\udfff]", value):
-        raise ValueError(f"has {half[0]!r}, one half of a character, as its character {half.start() + 1}.")
+    check_characters(value)
     return value
 
 

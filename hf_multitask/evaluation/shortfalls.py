@@ -44,7 +44,7 @@ class Training:
     head_learning_rate: float | None = None
     optimizer: str = ""
     is_frozen: bool = False
-    from_scratch: bool = False
+    from_scratch: bool | None = None
     history: Sequence[Mapping[str, Any]] = ()
 
 
@@ -167,12 +167,19 @@ def _reasons(name: str, task: TaskConfig, training: Training) -> Iterator[str]:
         yield "the backbone is frozen, so that only the heads learn"
     elif rates[0] == 0:
         yield "the backbone has a learning rate of 0, so that only the heads learn"
-    elif is_adam and rates[0] is not None and rates[0] > (_FAST_NEW if training.from_scratch else _FAST_PRETRAINED):
+    elif _is_fast(training, is_adam, rates[0]):
         kind = "new" if training.from_scratch else "pretrained"
         yield f"a learning rate of {rates[0]:g} is high for a {kind} backbone"
     if training.from_scratch and not training.is_frozen:
         yield "the backbone began with random weights, which take many more steps than pretrained ones"
     yield from _loss(name, training.history)
+
+
+def _is_fast(training: Training, is_adam: bool, rate: float | None) -> bool:
+    """Whether the backbone's rate is high for what it is; of one that is not known, nothing is said."""
+    if not is_adam or rate is None or training.from_scratch is None:
+        return False
+    return rate > (_FAST_NEW if training.from_scratch else _FAST_PRETRAINED)
 
 
 def _loss(name: str, history: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Any
 
+_HALF = re.compile("[\ud800-\udfff]")
+
 
 def nearest(word: str, known: list[str]) -> str:
     """The end of an error about an unknown `word`: what it misspells, or else what is known, of much the most alike."""
@@ -37,3 +39,13 @@ def refuse_unknown_keys(values: Mapping[str, Any], known: list[str]) -> None:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def check_characters(text: str) -> None:
+    """Refuses a text with half a character, which JSON can have and no tokenizer reads.
+
+    Raises:
+        ValueError: It has one; the message continues a sentence that begins with what the text is.
+    """
+    if half := _HALF.search(text):
+        raise ValueError(f"has {half[0]!r}, one half of a character, as its character {half.start() + 1}.")

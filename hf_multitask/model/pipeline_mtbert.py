@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from transformers import Pipeline
 
 from .configuration_mtbert import TaskConfig
+from .messages import check_characters
 from .packing import lay_out, use_packing
 from .pooling import pool
 from .positions import embedding_sizes
@@ -124,9 +125,10 @@ class MultiTaskPipeline(Pipeline):
         for number, text in enumerate(several, 1):
             if not isinstance(text, str):
                 raise ValueError(f"input {number}: embed takes texts, not {text!r:.100}.")
-            keys.append((text,))
+            keys.append(_checked((text,), number))
         if not keys:
             return np.zeros((0, self.model.config.hidden_size), dtype=np.float32)
+        self._check_sizes(max_length=max_length, batch_size=batch_size)
         inputs = self._lay_out(keys, batch_size or self._batch_size or _BATCH_SIZE, max_length, truncation=True)
         embeddings = self.forward({**inputs, "plan": {}})["embeddings"]
         return embeddings.float().numpy()
@@ -138,11 +140,28 @@ class MultiTaskPipeline(Pipeline):
         for key in kwargs:
             if key not in known:
                 raise ValueError(f"unknown argument {key!r}; known: {', '.join(known)}, batch_size.")
+        self._check_sizes(max_length=kwargs.get("max_length"), top_k=kwargs.get("top_k"))
+        if (task := kwargs.get("task")) is not None and not isinstance(task, str) and not list(task):
+            raise ValueError("task must be a name or several, not none; leave it out for all tasks.")
         after = {"top_k": kwargs.pop("top_k")} if "top_k" in kwargs else {}
         return kwargs, {}, after
 
+    def _check_sizes(self, **sizes: Any) -> None:
+        """Refuses numbers that are none, or that leave nothing of a text.
+
+        Raises:
+            ValueError: One is such; the message names it.
+        """
+        for name, size in sizes.items():
+            least = 1 if name != "max_length" else self.tokenizer.num_special_tokens_to_add(pair=True) + 1
+            if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < least):
+                raise ValueError(f"{name} must be a whole number from {least} on, not {size!r}.")
+
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """See the class."""
+        if args:
+            raise ValueError("give one argument: two texts that belong together are a pair, pipe((text, text)).")
+        self._check_sizes(batch_size=kwargs.get("batch_size"))
         inputs = _as_list(inputs)
         # transformers looks at the first of a list's inputs, and of a tuple's.
         if isinstance(inputs, list) and len(inputs) == 0:
@@ -150,8 +169,8 @@ class MultiTaskPipeline(Pipeline):
         # The parent's default is 1.
         kwargs["batch_size"] = kwargs.get("batch_size") or self._batch_size or _BATCH_SIZE
         if isinstance(inputs, tuple):
-            return super().__call__([inputs], *args, **kwargs)[0]
-        return super().__call__(inputs, *args, **kwargs)
+            return super().__call__([inputs], **kwargs)[0]
+        return super().__call__(inputs, **kwargs)
 
     def run_single(self, inputs: Any, preprocess_params: Any, forward_params: Any, postprocess_params: Any) -> Any:
         """One input, as the only one of a list."""
@@ -246,6 +265,11 @@ class MultiTaskPipeline(Pipeline):
                 wanted = [key for key in ("input_ids", "token_type_ids")[:size] if key in encoded]
                 for place, number in enumerate(members):
                     sequences[number] = {key: encoded[key][place] for key in wanted}
+                    if not truncation and len(sequences[number]["input_ids"]) > longest:
+                        raise ValueError(
+                            f"a text has {len(sequences[number]['input_ids'])} tokens, and the model takes {longest}: "
+                            "leave out truncation, or cut the text."
+                        )
                     if not sequences[number]["input_ids"]:
                         sequences[number] = {key: [0] for key in wanted} | {"input_ids": [self._stand_in()]}
         order = np.argsort([len(sequence["input_ids"]) for sequence in sequences], kind="stable")
@@ -331,8 +355,17 @@ def _texts(value: Any, number: int) -> Texts:
         value = (value["text"], value["text_pair"]) if value.get("text_pair") is not None else value["text"]
     texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (tuple, list)) else ()
     if all(isinstance(text, str) for text in texts) and len(texts) in (1, 2):
-        return texts
+        return _checked(texts, number)
     forms = "a text, a pair (text, text), or a mapping with text and text_pair"
     if texts and all(isinstance(text, str) for text in texts):
         raise ValueError(f"input {number}: give {forms}, not {len(texts)} texts; many texts are a list, [text, text].")
     raise ValueError(f"input {number}: give {forms}, not {value!r:.100}.")
+
+
+def _checked(texts: Texts, number: int) -> Texts:
+    for text in texts:
+        try:
+            check_characters(text)
+        except ValueError as error:
+            raise ValueError(f"input {number}: a text {error}") from error
+    return texts

@@ -365,3 +365,43 @@ def test_tokens_beyond_the_models_vocabulary_are_refused(pipe: MultiTaskPipeline
     assert pipe(["a cat"], task="sst")
     with pytest.raises(ValueError, match=r"the tokenizer gives tokens beyond the model's vocabulary of 40"):
         pipe(["a word29"], task="sst")
+
+
+def test_a_second_argument_is_no_second_text(pipe: MultiTaskPipeline) -> None:
+    with pytest.raises(ValueError, match=r"two texts that belong together are a pair, pipe\(\(text, text\)\)"):
+        pipe("a dog", "a cat")
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a \udc00 cat"])
+def test_half_a_character_is_refused_with_the_inputs_number(pipe: MultiTaskPipeline, text: str) -> None:
+    for call in (lambda texts: pipe(texts, task="sst"), pipe.embed):
+        with pytest.raises(ValueError, match=r"input 2: a text has .*, one half of a character"):
+            call(["a cat", text])
+    with pytest.raises(ValueError, match="input 1: a text has"):
+        pipe(("a cat", text))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_length": 0}, "max_length must be a whole number from 4 on, not 0"),
+        ({"max_length": -3}, "max_length must be"),
+        ({"max_length": 2}, "max_length must be"),
+        ({"top_k": 0}, "top_k must be a whole number from 1 on, not 0"),
+        ({"top_k": -1}, "top_k must be"),
+        ({"top_k": 1.5}, "top_k must be"),
+        ({"batch_size": -1}, "batch_size must be a whole number from 1 on, not -1"),
+        ({"batch_size": 0}, "batch_size must be"),
+        ({"task": []}, "task must be a name or several, not none"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused(
+    pipe: MultiTaskPipeline, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        pipe(["a cat"], **arguments)
+
+
+def test_a_text_that_is_too_long_and_must_not_be_cut_is_refused(pipe: MultiTaskPipeline) -> None:
+    with pytest.raises(ValueError, match="a text has 102 tokens, and the model takes 64: leave out truncation"):
+        pipe(["cat " * 100], task="sst", truncation=False)

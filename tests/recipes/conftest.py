@@ -48,7 +48,7 @@ def run_in_process(
     handlers = logging.getLogger().handlers[:]
 
     def run(script: str, *args: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8"))
         monkeypatch.setattr(sys, "argv", [script, *map(str, args)])
         monkeypatch.setattr(sys, "path", sys.path[:])
         capsys.readouterr()

@@ -187,3 +187,20 @@ def test_a_json_file_is_named_in_errors_about_it(predict: Callable, tmp_path: Pa
     assert "nothere.jsonl is not there." in run.stderr
     (tmp_path / "in.jsonl").write_bytes(b'\xef\xbb\xbf{"sentence": "a cat"}')
     assert len(answers(predict("mood", "--input", tmp_path / "in.jsonl"))) == 1
+
+
+def test_the_input_is_not_written_over(predict: Callable, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(jsonl({"sentence": "a cat"}))
+    run = predict("mood", "--input", file, "--output", tmp_path / "." / "rows.jsonl")
+    assert run.returncode == 2
+    assert "is the input: it would be lost" in run.stderr
+    assert file.read_text() == jsonl({"sentence": "a cat"})
+
+
+@pytest.mark.parametrize("name", ["nothere", "./nothere", "a/b/c"])
+def test_a_model_that_is_not_there_is_named(run_in_process: Callable, name: str) -> None:
+    run = run_in_process("predict.py", "--model", name, "--task", "mood", stdin=jsonl({"sentence": "a cat"}))
+    assert run.returncode == 2
+    assert name in run.stderr
+    assert len(run.stderr.splitlines()) == 1
