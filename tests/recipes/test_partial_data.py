@@ -138,9 +138,9 @@ def test_a_model_is_scored_by_its_runs_own_recipe_unless_told_otherwise(
     ("change", "said"),
     [
         ({"labels": ["positive", "neutral", "negative"]}, "labels is .*positive.* in the recipe and .*negative"),
-        ({"type": "pair_classification"}, "type is 'pair_classification' in the recipe and 'single_label"),
+        ({"texts": 2}, "texts is 2 in the recipe and 1 in the model"),
     ],
-    ids=["order", "type"],
+    ids=["order", "texts"],
 )
 def test_a_recipe_whose_labels_mean_something_else_is_refused(
     run_in_process: Callable, model: Path, tmp_path: Path, change: dict[str, Any], said: str
