@@ -104,7 +104,7 @@ class RecipeParser(HfArgumentParser):
         try:
             for key, value in values.items():
                 action = self._option_string_actions.get(f"--{key}")
-                if isinstance(value, list) and len(value) > 1 and action is not None and action.nargs != "*":
+                if isinstance(value, list) and len(value) != 1 and action is not None and action.nargs != "*":
                     raise ValueError(f"{key} takes one value, not {value!r}; recipes/sweep.py trains with several.")
                 if isinstance(value, float) and action is not None and action.type is str:
                     raise ValueError(f"{key} is text, and is read as the number {value!r}: put it in quotes.")

@@ -278,3 +278,9 @@ def test_a_text_that_looks_like_a_fraction_needs_quotes(parse, key: str, value: 
     with pytest.raises(ValueError, match=rf"{key} is text, and is read as the number \S+: put it in quotes"):
         parse(f"{BASE}{key}: {value}\n")
     assert getattr(parse(f"{BASE}{key}: '{value}'\n").training, key) == value
+
+
+@pytest.mark.parametrize("key", ["logging_steps", "run_name", "bf16", "smart"])
+def test_an_empty_list_is_no_value_where_one_is_wanted(parse, key: str) -> None:
+    with pytest.raises(ValueError, match=rf"{key} takes one value, not \[\]"):
+        parse(f"{BASE}{key}: []\n")
