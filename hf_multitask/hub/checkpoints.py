@@ -18,8 +18,8 @@ from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig
 from hf_multitask.recipe_yaml import as_boolean
 
 LAST_CHECKPOINT = "last-checkpoint"
-# How a task is trained, not what it is: a run that goes on may change them, as it may its learning rate.
-_CHANGEABLE = ("dropout", "weight")
+# How a task is trained and scored, not what it is: a run that goes on may change them, as it may its learning rate.
+_CHANGEABLE = ("dropout", "weight", "metrics", "counts")
 # Of an encoder's configuration: by what its key is told, beside those that every model of transformers has.
 _CHANGEABLE_OF_ENCODER = re.compile(r"_|.*drop|.*initializer|use_cache$|output_")
 

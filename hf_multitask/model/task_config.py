@@ -10,7 +10,7 @@ Shape legend:
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
@@ -79,6 +79,11 @@ class TaskConfig:
             so that each attends to the other (slower where many pairs share texts, and more accurate).
         dropout: Probability, before the first layer of a head.
         weight: λ of the task in the sum of the losses (section 4.2).
+        metrics: What the task is scored by: names of its kind's metrics, and functions of one's own as
+            `module:function` or as a mapping with `function`. None: those that the kind has by default. The model does
+            nothing with them; an evaluation looks them up.
+        counts: The metric that enters the final score, which is scored in any case; `none`: the task does not. By
+            default the kind says it.
 
     The names that config version 1 had, `pair_classification` and `pair_regression`, mean the kind without `pair_` and
     `texts: 2`.
@@ -97,11 +102,13 @@ class TaskConfig:
     pair_encoding: PairEncoding = "bi"
     dropout: float = 0.1
     weight: float = 1.0
+    metrics: list[Any] = field(default_factory=list)
+    counts: str | None = None
 
     # Of a kind: how many texts its rows may have.
     TEXTS: ClassVar[tuple[int, ...]] = (1, 2)
     # Keys by which a head means the same whatever they are.
-    FREE_KEYS: ClassVar[tuple[str, ...]] = ("pooling", "dropout", "weight")
+    FREE_KEYS: ClassVar[tuple[str, ...]] = ("pooling", "dropout", "weight", "metrics", "counts")
     # Keys that say what a row and its label are: where they differ, the same rows mean something else to two models.
     LABEL_KEYS: ClassVar[tuple[str, ...]] = ("type", "texts")
     # What a prediction has, in plain values.
@@ -131,6 +138,11 @@ class TaskConfig:
             raise ValueError(f"dropout {self.dropout!r} must be a number from 0 to below 1.")
         if not is_number(self.weight) or self.weight < 0:
             raise ValueError(f"weight {self.weight!r} must be a finite number of at least 0.")
+        self.metrics = [] if self.metrics is None else self.metrics
+        if not isinstance(self.metrics, list) or not all(isinstance(entry, (str, dict)) for entry in self.metrics):
+            raise ValueError(f"metrics {self.metrics!r} must be a list of names, such as [accuracy, mcc].")
+        if not isinstance(self.counts, str | None):
+            raise ValueError(f"counts {self.counts!r} must be the name of a metric, or none.")
 
     def _read_former_type(self) -> None:
         """Turns a name of config version 1 into what it means now."""

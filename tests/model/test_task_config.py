@@ -1,8 +1,11 @@
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hf_multitask import MultiTaskBertConfig, TaskConfig
+from hf_multitask import MultiTaskBertConfig, MultiTaskBertModel, TaskConfig
+from tests.conftest import encoder_config
 
 
 def test_label_names_default_to_ids() -> None:
@@ -58,6 +61,9 @@ CLASSES = {"type": "single_label_classification", "num_labels": 5}
         ({**CLASSES, "dropout": 1.0}, "dropout 1.0"),
         ({**CLASSES, "weight": -1}, "weight -1"),
         ({**CLASSES, "weight": "heavy"}, "weight 'heavy'"),
+        ({**CLASSES, "metrics": "mcc"}, "metrics 'mcc' must be a list of names, such as [accuracy, mcc]"),
+        ({**CLASSES, "metrics": [1]}, "metrics [1] must be a list of names"),
+        ({**CLASSES, "counts": ["mcc"]}, "counts ['mcc'] must be the name of a metric, or none"),
     ],
 )
 def test_a_wrong_task_is_refused_by_a_sentence_that_names_it(task: Any, message: str) -> None:
@@ -69,7 +75,7 @@ def test_a_wrong_task_is_refused_by_a_sentence_that_names_it(task: Any, message:
 @pytest.mark.parametrize(
     ("change", "keys"),
     [
-        ({"pooling": "max", "dropout": 0.5, "weight": 2.0}, []),
+        ({"pooling": "max", "dropout": 0.5, "weight": 2.0, "metrics": ["mcc"], "counts": "none"}, []),
         ({"num_labels": 3}, ["labels", "num_labels"]),
         ({"num_labels": 0, "labels": list("43210")}, ["labels"]),
         ({"type": "pair_classification", "pair_encoding": "cross"}, ["texts", "pair_encoding"]),
@@ -78,3 +84,15 @@ def test_a_wrong_task_is_refused_by_a_sentence_that_names_it(task: Any, message:
 def test_heads_differ_by_what_they_read_and_say(change: dict[str, Any], keys: list[str]) -> None:
     task, other = TaskConfig.from_dict(CLASSES), TaskConfig.from_dict({**CLASSES, **change})
     assert task.differences(other) == other.differences(task) == keys
+
+
+def test_metrics_travel_as_they_were_written_and_nothing_looks_them_up(tmp_path: Path) -> None:
+    own = {"name": "cost", "function": "no_such_module:cost", "greater_is_better": False}
+    task = {**CLASSES, "metrics": ["f1_macro", "no_such_module:gain", own], "counts": "f1_macro"}
+    config = MultiTaskBertConfig(encoder_config=encoder_config(), tasks={"x": task, "y": CLASSES})
+    MultiTaskBertModel(config).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())["tasks"]
+    assert saved[0]["metrics"] == task["metrics"]
+    assert saved[0]["counts"] == "f1_macro"
+    assert not {"metrics", "counts"}.intersection(saved[1])
+    assert MultiTaskBertModel.from_pretrained(tmp_path).config.tasks == config.tasks

@@ -115,7 +115,9 @@ def test_a_word_for_no_begins_anew(make_run: Any, word: Any, caplog: pytest.LogC
 
 def test_how_tasks_are_trained_may_change(make_run: Any) -> None:
     make_run({"sst": SST, "quora": QUORA}, max_steps=1).train()
-    resumed = make_run({"sst": {**SST, "weight": 2.0, "dropout": 0.3}, "quora": QUORA})
+    resumed = make_run(
+        {"sst": {**SST, "weight": 2.0, "dropout": 0.3, "metrics": ["mcc"], "counts": "mcc"}, "quora": QUORA}
+    )
     assert resumed.train(resume_from_checkpoint=True).global_step == 2
 
 
