@@ -31,6 +31,8 @@ class Metric:
         greater_is_better: Whether the greatest value is the best, and not the least.
         share: Its way to [0, 1], of which the final score is the mean, for numbers and arrays; None: it cannot count.
         uninformed: What a predictor that ignores its input has, where that is known whatever the rows are.
+        hub_type: The Hub's name for it; empty: as ours.
+        is_own: Whether it is a user's, which reads predictions and labels whatever the kind's evidence is.
     """
 
     title: str
@@ -39,12 +41,24 @@ class Metric:
     greater_is_better: bool = True
     share: Callable[[Any], Any] | None = None
     uninformed: float | None = None
+    hub_type: str = ""
+    is_own: bool = False
 
     def of_rows(self, evidence: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
         """The metric, [R], of rows that are drawn, [R, B'], by their numbers."""
         if self.takes_axis:
             return self.compute(*(values[rows] for values in evidence), axis=-1)
         return np.apply_along_axis(lambda drawn: self.compute(*(values[drawn] for values in evidence)), -1, rows)
+
+
+def as_it_is(value: Any) -> Any:
+    """The way to [0, 1] of what is there already."""
+    return value
+
+
+def from_correlation(r: Any) -> Any:
+    """The way to [0, 1] of what lies between -1 and 1 (paper section 5.2)."""
+    return (r + 1) / 2
 
 
 def accuracy(predicted: np.ndarray, labels: np.ndarray, axis: int = -1) -> Any:
@@ -68,8 +82,8 @@ def root_mean_squared_error(predicted: np.ndarray, labels: np.ndarray, axis: int
     return np.sqrt(np.mean(np.square(np.subtract(predicted, labels, dtype=np.float64)), axis=axis))
 
 
-ACCURACY = Metric("Accuracy", accuracy, takes_axis=True, share=lambda value: value)
-PEARSON = Metric("Pearson correlation", pearson, takes_axis=True, share=lambda r: (r + 1) / 2, uninformed=0.0)
+ACCURACY = Metric("Accuracy", accuracy, takes_axis=True, share=as_it_is)
+PEARSON = Metric("Pearson correlation", pearson, takes_axis=True, share=from_correlation, uninformed=0.0)
 RMSE = Metric("Root mean squared error", root_mean_squared_error, takes_axis=True, greater_is_better=False)
 
 
