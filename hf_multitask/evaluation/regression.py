@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from hf_multitask.evaluation.metrics import PEARSON, RMSE, Metric
+from hf_multitask.evaluation.score_metrics import SCORE_METRICS
 from hf_multitask.evaluation.task_evaluation import TaskEvaluation, TaskPredictions, register_evaluation
 from hf_multitask.model.regression import Regression
 
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
 
 @register_evaluation("regression")
 class RegressionEvaluation(TaskEvaluation):
-    """Pearson's r and the root mean squared error, against those of the training set's mean score."""
+    """Pearson's r, the root mean squared error and their like, against those of the training set's mean score."""
 
     task: Regression
     metrics: ClassVar[dict[str, Metric]] = {"pearson": PEARSON, "rmse": RMSE}
+    more_metrics: ClassVar[dict[str, Metric]] = SCORE_METRICS
     counts = "pearson"
     trivial_name = "mean score"
     is_probed = True

@@ -179,8 +179,8 @@ def _scores(tasks: Mapping[str, TaskConfig]) -> dict[str, str]:
     scores = {}
     for name, task in tasks.items():
         evaluation = evaluation_of(task)
-        if (counts := evaluation.counts) is not None:
-            scores[f"{name}_{counts}"] = f"{name}, {evaluation.metrics[counts].title.lower()}"
+        if (counts := evaluation.counting) is not None:
+            scores[f"{name}_{counts}"] = f"{name}, {evaluation.chosen[counts].title.lower()}"
     return scores | {"final_score": _WORDS["final_score"]}
 
 

@@ -4,18 +4,19 @@ This is the uncertainty of training. That of a finite evaluation set is another 
 """
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.stats import ttest_ind
+from transformers.utils import CONFIG_NAME
 
 from hf_multitask.evaluation.summary import Cells, Markdown, markdown_table
+from hf_multitask.evaluation.task_evaluations import evaluation_of
 from hf_multitask.evaluation.uncertainty import holm
+from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig
 
-_SCORE = re.compile(r"eval_(.*)_(?:accuracy|pearson)|eval_(final)_score")
 # Below it, a difference is called significant.
 _LEVEL = 0.05
 _LATEX = {"_": r"\_", "&": r"\&", "%": r"\%", "#": r"\#", "$": r"\$", "±": r"$\pm$", "λ": r"$\lambda$"}
@@ -27,14 +28,18 @@ PaperScores = Mapping[str, Mapping[str, float]]
 def tidy_scores(folders: Mapping[tuple[str, int], Path]) -> pd.DataFrame:
     """A row for each score of each run: `run`, `seed`, `score` (a task's name, or `final`) and `value`.
 
+    A task's score is the metric that counts in the final one; of a task of which none does, there is no row.
+
     Args:
         folders: The output folder of each run, by its name and seed.
     """
     rows = []
     for (name, seed), folder in folders.items():
-        for key, value in json.loads((folder / "all_results.json").read_text()).items():
-            if match := _SCORE.fullmatch(key):
-                rows.append((name, seed, match[1] or match[2], value))
+        config: MultiTaskBertConfig = MultiTaskBertConfig.from_json_file(folder / CONFIG_NAME)
+        scores = {f"eval_{task}_{evaluation_of(of).counting}": task for task, of in config.tasks.items()}
+        scores["eval_final_score"] = "final"
+        results = json.loads((folder / "all_results.json").read_text())
+        rows += [(name, seed, scores[key], value) for key, value in results.items() if key in scores]
     return pd.DataFrame(rows, columns=["run", "seed", "score", "value"])
 
 

@@ -50,7 +50,7 @@ class Training:
 
 def counting_score(task: TaskConfig, metrics: Metrics, prefix: str = "") -> float | None:
     """The metric of a task that counts in the final score; None where it is not among the metrics."""
-    return metrics.get(f"{prefix}{evaluation_of(task).counts}")
+    return metrics.get(f"{prefix}{evaluation_of(task).counting}")
 
 
 def uninformed_score(task: TaskConfig, trivial: Metrics) -> float:
@@ -59,8 +59,8 @@ def uninformed_score(task: TaskConfig, trivial: Metrics) -> float:
     A constant has no correlation: its r is undefined, and here it is taken for 0, which says as little.
     """
     evaluation = evaluation_of(task)
-    counts = str(evaluation.counts)
-    known = evaluation.metrics[counts].uninformed
+    counts = str(evaluation.counting)
+    known = evaluation.chosen[counts].uninformed
     return trivial[counts] if known is None else known
 
 
@@ -100,7 +100,7 @@ def shortfalls(
                 f"{len(rows.labels):,} labels that were scored are the same."
             )
             continue
-        interval = intervals.get(f"{name}_{rows.evaluation.counts}")
+        interval = intervals.get(f"{name}_{rows.evaluation.counting}")
         if (compared := _compared(rows.task, value, trivial[name], interval)) is None:
             continue
         reasons = list(_reasons(name, rows.task, training)) if training else []
@@ -125,9 +125,9 @@ def compared_scores(task: TaskConfig, value: float, trivial: Metrics, reach: str
     """A score that counts, with its interval, beside the trivial predictor's: `accuracy 0.400, that of the majority
     class 0.500`."""
     evaluation = evaluation_of(task)
-    counts = str(evaluation.counts)
+    counts = str(evaluation.counting)
     said = f"{counts} {number(value)}{reach}"
-    if evaluation.metrics[counts].uninformed is not None:
+    if evaluation.chosen[counts].uninformed is not None:
         return said
     return f"{said}, that of the {evaluation.trivial_name} {trivial[counts]:.3f}"
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from hf_multitask.evaluation.class_metrics import CLASS_METRICS
 from hf_multitask.evaluation.metrics import ACCURACY, Metric
 from hf_multitask.evaluation.task_evaluation import TaskEvaluation, TaskPredictions, register_evaluation
 from hf_multitask.model.single_label_classification import SingleLabelClassification
@@ -19,15 +20,23 @@ _NEARLY_ALL = 0.95
 
 @register_evaluation("single_label_classification")
 class SingleLabelEvaluation(TaskEvaluation):
-    """Accuracy, against that of the training set's commonest class."""
+    """Accuracy and what else class ids can be scored by, against those of the training set's commonest class."""
 
     task: SingleLabelClassification
     metrics: ClassVar[dict[str, Metric]] = {"accuracy": ACCURACY}
+    more_metrics: ClassVar[dict[str, Metric]] = CLASS_METRICS
     counts = "accuracy"
     trivial_name = "majority class"
     error_columns = ("label", "predicted", "confidence")
     error_texts = 2
     is_probed = True
+
+    def misfit(self, metric: str) -> str:
+        if metric != "f1" or self.task.num_labels == 2:
+            return ""
+        return (
+            f"is that of the second of two labels, and there are {self.task.num_labels}: take f1_macro or f1_weighted"
+        )
 
     def predicted(self, outputs: np.ndarray) -> np.ndarray:
         """Class ids, [B]."""

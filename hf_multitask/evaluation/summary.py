@@ -41,9 +41,9 @@ def results_cells(
     for name, task in tasks.items():
         evaluation = evaluation_of(task)
         guess = evaluation.trivial_name
-        for metric in evaluation.metrics:
+        for metric in evaluation.chosen:
             if (value := metrics.get(f"eval_{name}_{metric}")) is not None:
-                known = trivial[name][metric] if name in trivial else None
+                known = trivial.get(name, {}).get(metric)
                 shown = "not measured" if known is None else f"{number(known)}{f' ({guess})' if known == known else ''}"
                 rows.append([name, metric, number(value), *between_bounds(f"{name}_{metric}"), shown])
     if "eval_final_score" in metrics:

@@ -4,7 +4,7 @@ Shape legend:
     - B: rows of one task
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 
 from hf_multitask.evaluation.metrics import Metric, Metrics
+from hf_multitask.evaluation.own_metrics import is_own, read_own_metric
 from hf_multitask.model.configuration_mtbert import TaskConfig
+from hf_multitask.model.messages import nearest
 
 if TYPE_CHECKING:
     # Its libraries take a second to import.
@@ -38,6 +40,33 @@ def evaluation_of(task: TaskConfig) -> "TaskEvaluation":
     return _EVALUATIONS.get(task.type, TaskEvaluation)(task)
 
 
+def check_metrics(tasks: Mapping[str, TaskConfig]) -> None:
+    """Refuses tasks whose `metrics` or `counts` are none that they could be scored by.
+
+    Raises:
+        ValueError: There is one; the message names task and metric.
+    """
+    for name, task in tasks.items():
+        try:
+            evaluation_of(task).chosen  # noqa: B018  (looks them up)
+        except ValueError as error:
+            raise ValueError(f"task {name!r}: {error}") from error
+
+
+def is_greater_better(tasks: Mapping[str, TaskConfig], key: str) -> bool | None:
+    """Whether the greatest of the values that evaluations give under a key is the best one; None: that is not known.
+
+    Args:
+        tasks: By name.
+        key: With the prefix `eval_` or without, such as `eval_sst_accuracy` or `final_score`.
+    """
+    key = key.removeprefix("eval_")
+    known = {"final_score": True, "loss": False} | {f"{name}_loss": False for name in tasks}
+    for name, task in tasks.items():
+        known |= {f"{name}_{metric}": of.greater_is_better for metric, of in evaluation_of(task).chosen.items()}
+    return known.get(key)
+
+
 class TaskEvaluation:
     """How the outputs of a task are scored, compared and reported.
 
@@ -45,9 +74,11 @@ class TaskEvaluation:
         task: The task.
     """
 
-    # By name, in the order in which they are shown.
+    # What a task is scored by that chooses nothing, by name, in the order in which they are shown.
     metrics: ClassVar[dict[str, Metric]] = {}
-    # The metric that enters the final score; None: the task does not.
+    # All that a task may choose of, where there are more.
+    more_metrics: ClassVar[dict[str, Metric]] = {}
+    # The metric that enters the final score unless a task chooses another; None: the task does not.
     counts: ClassVar[str | None] = None
     # What the predictor that ignores the input always says.
     trivial_name: ClassVar[str] = "constant"
@@ -62,6 +93,60 @@ class TaskEvaluation:
     def __init__(self, task: Any) -> None:
         self.task = task
 
+    # ---- What is scored ----
+
+    @cached_property
+    def counting(self) -> str | None:
+        """The name of the metric that enters the final score; None: the task does not."""
+        return None if self.task.counts == "none" else self.task.counts or self.counts
+
+    @cached_property
+    def chosen(self) -> dict[str, Metric]:
+        """The metrics of the task, by name: those that it chose, or else the kind's, and always the one that counts.
+
+        Raises:
+            ValueError: One of them is not known, or cannot count.
+        """
+        chosen: dict[str, Metric] = {}
+        for entry in self.task.metrics or list(self.metrics):
+            name, metric = read_own_metric(entry) if is_own(entry) else (entry, self._known(entry))
+            if name in chosen or (metric.is_own and name in self._offered()):
+                raise ValueError(f"metric {name!r} is there twice; give one of your own another name.")
+            chosen[name] = metric
+        counting = self.counting
+        if counting is not None and counting not in chosen:
+            chosen[counting] = self._known(counting, chosen)
+        if self.task.counts and counting is not None and chosen[counting].share is None:
+            able = [name for name, metric in {**self._offered(), **chosen}.items() if metric.share is not None]
+            raise ValueError(
+                f"counts {counting!r} cannot enter the final score, since it has no way to [0, 1]; what has: "
+                f"{', '.join(able)}; or none."
+            )
+        return chosen
+
+    def misfit(self, metric: str) -> str:
+        """Why one of the kind's metrics has no meaning for the task; empty if it has."""
+        return ""
+
+    @classmethod
+    def _offered(cls) -> dict[str, Metric]:
+        return {**cls.metrics, **cls.more_metrics}
+
+    def _known(self, name: str, chosen: Mapping[str, Metric] | None = None) -> Metric:
+        """The kind's metric of a name; `chosen` are known too, to an error."""
+        if name in (offered := self._offered()):
+            if why := self.misfit(name):
+                raise ValueError(f"metric {name!r} {why}.")
+            return offered[name]
+        known = list(dict.fromkeys([*(name for name in offered if not self.misfit(name)), *(chosen or {})]))
+        kinds = [kind for kind, evaluation in _EVALUATIONS.items() if name in evaluation._offered()]
+        if kinds:
+            raise ValueError(
+                f"metric {name!r} is one of {', '.join(kinds)}, not of {self.task.type}, which has "
+                f"{', '.join(known) or 'none'}."
+            )
+        raise ValueError(f"metric {name!r} is unknown; {nearest(name, known)}")
+
     # ---- Scores ----
 
     def predicted(self, outputs: np.ndarray) -> np.ndarray:
@@ -72,17 +157,23 @@ class TaskEvaluation:
         """What the metrics read of B rows: arrays of B, whose rows are drawn again for intervals and comparisons."""
         return np.asarray(predicted), np.asarray(labels)
 
+    def evidence_of(self, metric: Metric, predicted: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
+        """What one metric reads of B rows, arrays of B: evidence, or of a user's own predictions and labels."""
+        return TaskEvaluation.evidence(self, predicted, labels) if metric.is_own else self.evidence(predicted, labels)
+
     def score(self, predicted: np.ndarray, labels: np.ndarray) -> Metrics:
         """The metrics of predictions of B rows, by name."""
-        evidence = self.evidence(predicted, labels)
-        return {name: float(metric.compute(*evidence)) for name, metric in self.metrics.items()}
+        return {
+            name: float(metric.compute(*self.evidence_of(metric, predicted, labels)))
+            for name, metric in self.chosen.items()
+        }
 
     def share(self, metrics: Metrics) -> float | None:
         """What a task adds to the final score, from 0 to 1; None: nothing, or the metric is not there."""
-        if self.counts is None or self.counts not in metrics:
+        if self.counting is None or self.counting not in metrics:
             return None
-        share = self.metrics[self.counts].share
-        return None if share is None else share(metrics[self.counts])
+        share = self.chosen[self.counting].share
+        return None if share is None else share(metrics[self.counting])
 
     def constant(self, train_labels: Any) -> Any:
         """What a predictor that ignores the input always says, from the labels that it was trained on."""
@@ -90,7 +181,7 @@ class TaskEvaluation:
 
     def trivial(self, train_labels: Any, labels: np.ndarray) -> Metrics:
         """The metrics of that predictor."""
-        if not self.metrics:
+        if not self.chosen:
             return {}
         return self.score(np.stack([self.constant(train_labels)] * len(labels)), labels)
 

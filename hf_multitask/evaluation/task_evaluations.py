@@ -4,4 +4,6 @@ from hf_multitask.evaluation.regression import RegressionEvaluation as Regressio
 from hf_multitask.evaluation.single_label_classification import SingleLabelEvaluation as SingleLabelEvaluation
 from hf_multitask.evaluation.task_evaluation import TaskEvaluation as TaskEvaluation
 from hf_multitask.evaluation.task_evaluation import TaskPredictions as TaskPredictions
+from hf_multitask.evaluation.task_evaluation import check_metrics as check_metrics
 from hf_multitask.evaluation.task_evaluation import evaluation_of as evaluation_of
+from hf_multitask.evaluation.task_evaluation import is_greater_better as is_greater_better

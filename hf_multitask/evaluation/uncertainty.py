@@ -60,11 +60,12 @@ def bootstrap_intervals(
         An interval by metric.
     """
     evaluation = evaluation_of(task)
-    values, evidence = evaluation.score(predicted, labels), evaluation.evidence(predicted, labels)
+    values = evaluation.score(predicted, labels)
     intervals = {}
-    for name, metric in evaluation.metrics.items():
+    for name, metric in evaluation.chosen.items():
+        evidence = evaluation.evidence_of(metric, predicted, labels)
 
-        def of_rows(rows: np.ndarray, axis: int, of: Metric = metric) -> np.ndarray:
+        def of_rows(rows: np.ndarray, axis: int, of: Metric = metric, evidence: Any = evidence) -> np.ndarray:
             return of.of_rows(evidence, np.moveaxis(rows, axis, -1))
 
         low, high = _bounds(of_rows, (np.arange(len(labels)),), confidence, resamples, seed)
@@ -98,10 +99,13 @@ def all_intervals(
     evaluations = {name: evaluation_of(task) for name, task in tasks.items()}
     shares = {name: evaluations[name].share(metrics[name]) for name in tasks}
     counted = {name: share for name, share in shares.items() if share is not None}
-    evidence = {name: evaluations[name].evidence(predicted[name], labels[name]) for name in counted}
+    counting = {name: evaluations[name].chosen[str(evaluations[name].counting)] for name in counted}
+    evidence = {
+        name: evaluations[name].evidence_of(metric, predicted[name], labels[name]) for name, metric in counting.items()
+    }
 
     def share_of(name: str, rows: np.ndarray) -> np.ndarray:
-        metric = evaluations[name].metrics[str(evaluations[name].counts)]
+        metric = counting[name]
         assert metric.share is not None
         return metric.share(metric.of_rows(evidence[name], rows))
 
@@ -144,13 +148,13 @@ def compare(
     evaluation = evaluation_of(task)
     before, after = evaluation.score(first, labels), evaluation.score(second, labels)
     rows = np.arange(len(labels))
-    # Each model's evidence end to end, so that a number names both a row and who predicted it.
-    models = (evaluation.evidence(predicted, labels) for predicted in (first, second))
-    both = [np.concatenate(values) for values in zip(*models, strict=True)]
     comparisons = {}
-    for name, metric in evaluation.metrics.items():
+    for name, metric in evaluation.chosen.items():
+        # Each model's evidence end to end, so that a number names both a row and who predicted it.
+        models = (evaluation.evidence_of(metric, predicted, labels) for predicted in (first, second))
+        both = [np.concatenate(values) for values in zip(*models, strict=True)]
 
-        def of_model(model: np.ndarray, drawn: np.ndarray, of: Metric = metric) -> np.ndarray:
+        def of_model(model: np.ndarray, drawn: np.ndarray, of: Metric = metric, both: Any = both) -> np.ndarray:
             """Of rows [R, B] that are each predicted by a model, 0 or 1."""
             return of.of_rows(both, drawn + model * len(rows))
 

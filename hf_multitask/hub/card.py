@@ -155,7 +155,7 @@ def _results(facts: RunFacts, config: MultiTaskBertConfig, metrics: Metrics) -> 
         # Results of the same dataset would be merged, so that one that is not on the Hub goes by the task's name.
         dataset, configuration = facts.datasets.get(name, (name, None))
         evaluation = evaluation_of(task)
-        for metric, kind in evaluation.metrics.items():
+        for metric, kind in evaluation.chosen.items():
             value = metrics.get(f"eval_{name}_{metric}", math.nan)
             if math.isfinite(value):
                 yield EvalResult(
@@ -165,7 +165,7 @@ def _results(facts: RunFacts, config: MultiTaskBertConfig, metrics: Metrics) -> 
                     dataset_config=configuration,
                     dataset_name=name,
                     dataset_split="validation",
-                    metric_type=metric,
+                    metric_type=kind.hub_type or metric,
                     metric_name=kind.title,
                     metric_value=value,
                 )
@@ -207,9 +207,9 @@ def _shortfall(name: str, task: TaskConfig, facts: RunFacts, metrics: Metrics) -
     evaluation = evaluation_of(task)
     for metric, known in (trivial or {}).items():
         found = metrics.get(f"eval_{name}_{metric}")
-        if metric == evaluation.counts or found is None:
+        if metric == evaluation.counting or found is None:
             continue
-        if found <= known if evaluation.metrics[metric].greater_is_better else found >= known:
+        if found <= known if evaluation.chosen[metric].greater_is_better else found >= known:
             trivial_name = evaluation.trivial_name
             yield f"`{name}`: {metric} {found:.3f} is no better than that of the {trivial_name}, {known:.3f}."
 

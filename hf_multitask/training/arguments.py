@@ -22,10 +22,11 @@ class MultiTaskTrainingArguments(MultiTaskArguments, TrainingArguments):
     the backbone's, and the heads' too unless they have their own.
 
     Args:
-        metric_for_best_model: `eval_final_score` unless told otherwise: the mean over tasks of accuracy or
-            (r + 1) / 2, which is computed once, after all tasks. Any `<task>_<metric>` serves. Of a name that ends in
-            `rmse` or `loss` the least is the best, of any other the greatest, unless `greater_is_better` says
-            otherwise, as it should of a metric of your own.
+        metric_for_best_model: `eval_final_score` unless told otherwise: the mean over tasks of what counts of each,
+            accuracy or (r + 1) / 2 by default, which is computed once, after all tasks. Any `<task>_<metric>` serves.
+            Whether the greatest value is the best or the least, the task's metric says, unless `greater_is_better`
+            does, as it should of a metric that a `compute_metrics` of your own gives: of a name there that ends in
+            `rmse` or `loss` the least is taken to be the best.
 
     Raises:
         ValueError: A value out of range, or an argument of transformers' that has no meaning for several tasks.

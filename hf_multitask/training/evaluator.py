@@ -13,7 +13,7 @@ from hf_multitask.data.dataset import MultiTaskDataset
 from hf_multitask.data.given import GivenData
 from hf_multitask.data.loading import SplitReport
 from hf_multitask.evaluation.metrics import mean_of_shares
-from hf_multitask.evaluation.task_evaluations import evaluation_of
+from hf_multitask.evaluation.task_evaluations import check_metrics, evaluation_of, is_greater_better
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.model.messages import nearest
 from hf_multitask.model.packing import use_packing
@@ -46,8 +46,9 @@ class MultiTaskEvaluator(Trainer):
         """What the parent is to call: ours, with a caller's own function for some tasks, or a caller's alone.
 
         Raises:
-            ValueError: A function for a task that there is not.
+            ValueError: A function for a task that there is not, or a task whose metrics are none.
         """
+        check_metrics(self._tasks)
         if isinstance(compute_metrics, Mapping):
             for name in compute_metrics:
                 if name not in self._tasks:
@@ -59,6 +60,8 @@ class MultiTaskEvaluator(Trainer):
 
     def _check_best_metric(self) -> None:
         """Refuses a `metric_for_best_model` that no evaluation will give; with metrics of a caller's own, who knows.
+
+        Of one of ours, it finds out whether the greatest value is the best, where that was not said.
 
         Raises:
             ValueError: There is none of that name.
@@ -87,10 +90,12 @@ class MultiTaskEvaluator(Trainer):
             known.append("loss")
         if is_ours and not self.args.prediction_loss_only:
             scored = [task for task in labelled if task not in (self._own_metrics or ())]
-            known += [f"{task}_{key}" for task in scored for key in evaluation_of(self._tasks[task]).metrics]
-            known += ["final_score"] * any(evaluation_of(self._tasks[task]).counts for task in scored)
+            known += [f"{task}_{key}" for task in scored for key in evaluation_of(self._tasks[task]).chosen]
+            known += ["final_score"] * any(evaluation_of(self._tasks[task]).counting for task in scored)
         if name not in known:
             raise ValueError(f"metric_for_best_model {metric!r} is not evaluated; {nearest(name, known)}")
+        if self.args.is_direction_guessed:
+            self.args.greater_is_better = is_greater_better(self._tasks, name)
 
     def _picks_best(self) -> bool:
         """Whether anything depends on `metric_for_best_model`."""
@@ -229,7 +234,9 @@ class MultiTaskEvaluator(Trainer):
         metrics = evaluation.score(evaluation.predicted(logits), evaluated.label_ids[name])
         for metric, value in metrics.items():
             if value != value:
-                logger.warning("task %r: %s is undefined: predictions or labels are constant.", name, metric)
+                is_own = evaluation.chosen[metric].is_own
+                why = "its function gave NaN" if is_own else "predictions or labels are constant"
+                logger.warning("task %r: %s is undefined: %s.", name, metric, why)
         return metrics
 
     def _final_score(self, metrics: Mapping[str, float], names: list[str], prefix: str) -> dict[str, float]:

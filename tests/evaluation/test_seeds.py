@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hf_multitask import MultiTaskBertConfig
 from hf_multitask.evaluation.seeds import latex_table, seeds_table, significantly_best, tidy_scores
 
 
@@ -15,14 +16,24 @@ def scores(**runs: list[float]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["run", "seed", "score", "value"])
 
 
-def test_scores_are_read_from_the_results_of_each_run(tmp_path: Path) -> None:
+def test_the_scores_that_count_are_read_from_the_results_of_each_run(tmp_path: Path) -> None:
+    classes = {"type": "single_label_classification", "num_labels": 2}
+    tasks = {
+        "a_b": classes,
+        "sts": {"type": "regression"},
+        "mcc": {**classes, "metrics": ["f1"], "counts": "mcc"},
+        "aside": {**classes, "counts": "none"},
+    }
+    MultiTaskBertConfig(tasks=tasks).save_pretrained(tmp_path)
     results = {"eval_a_b_accuracy": 0.5, "eval_sts_pearson": 0.25, "eval_sts_rmse": 1.0, "eval_final_score": 0.6}
+    results |= {"eval_mcc_f1": 0.7, "eval_mcc_mcc": 0.4, "eval_aside_accuracy": 0.9}
     (tmp_path / "all_results.json").write_text(json.dumps({**results, "train_loss": 3.0, "epoch": 1.0}))
     tidy = tidy_scores({("plain", 7): tmp_path})
     assert list(tidy.itertuples(index=False, name=None)) == [
         ("plain", 7, "a_b", 0.5),
         ("plain", 7, "sts", 0.25),
         ("plain", 7, "final", 0.6),
+        ("plain", 7, "mcc", 0.4),
     ]
 
 

@@ -112,6 +112,24 @@ def test_of_labels_that_are_alike_nothing_can_be_told(task: TaskConfig, outputs:
     )
 
 
+def test_a_task_is_judged_by_the_metric_that_it_chose_to_count() -> None:
+    # Nearly all labels are alike: what says so always is right, and finds nothing.
+    labels = np.repeat([0, 1], [90, 10])
+    mood = {
+        counts: TaskConfig("single_label_classification", labels=["bad", "good"], counts=counts)
+        for counts in ("f1", "mcc")
+    }
+    guess = classes(*np.where(np.arange(100) < 60, 0, 1))
+    assert said(MOOD, guess, labels) is not None
+    assert said(mood["f1"], guess, labels) is None
+    constant = str(said(mood["f1"], classes(*[0] * 100), labels))
+    assert constant.startswith(
+        "no better than a predictor that ignores the text: f1 0.000, that of the majority class 0.000; all 100"
+    )
+    constant = str(said(mood["mcc"], classes(*[0] * 100), labels))
+    assert constant.startswith("no better than a predictor that ignores the text: mcc 0.000; all 100 predictions are")
+
+
 def test_what_has_no_trivial_predictor_or_no_score_is_not_compared() -> None:
     rows = {"x": TaskPredictions(MOOD, right(10), HALVES)}
     assert shortfalls(rows, {"eval_x_accuracy": 0.1}, {}, {}) == {}

@@ -1,10 +1,13 @@
 import math
+import sys
+import types
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import kstest, pearsonr
-from sklearn.metrics import accuracy_score, root_mean_squared_error
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, root_mean_squared_error
 
 from hf_multitask.evaluation.uncertainty import all_intervals, bootstrap_intervals, compare, holm
 from hf_multitask.model.configuration_mtbert import TaskConfig
@@ -77,6 +80,41 @@ def test_the_final_score_of_one_task_has_that_tasks_interval() -> None:
     intervals = all_intervals({"a": CLASSES}, {"a": predicted}, {"a": labels})
     assert intervals["final_score"] == intervals["a_accuracy"]
     assert intervals["a_accuracy"] == bootstrap_intervals(CLASSES, predicted, labels)["accuracy"]
+
+
+def test_chosen_metrics_have_intervals_and_what_counts_of_them_is_in_the_final_scores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mine: Any = types.ModuleType("mine")
+    mine.hits = lambda predictions, references: float(np.mean(predictions == references))
+    monkeypatch.setitem(sys.modules, "mine", mine)
+    task = TaskConfig(
+        "single_label_classification", num_labels=3, metrics=["accuracy", "mcc", "mine:hits"], counts="mcc"
+    )
+    predicted, labels = classes(np.random.default_rng(7), 100)
+    intervals = all_intervals({"a": task, "b": CLASSES}, {"a": predicted, "b": predicted}, {"a": labels, "b": labels})
+    assert list(intervals) == ["a_accuracy", "a_mcc", "a_hits", "b_accuracy", "final_score"]
+    # One formula, a row's draws at once or one at a time.
+    assert intervals["a_hits"] == intervals["a_accuracy"] == intervals["b_accuracy"]
+    share = (matthews_corrcoef(labels, predicted) + 1) / 2
+    assert intervals["final_score"].value == pytest.approx((share + accuracy_score(labels, predicted)) / 2, abs=1e-12)
+    rng = np.random.default_rng(0)
+    draws = [rng.integers(100, size=100) for _ in range(2000)]
+    bounds = np.quantile([matthews_corrcoef(labels[rows], predicted[rows]) for rows in draws], [0.025, 0.975])
+    assert [intervals["a_mcc"].low, intervals["a_mcc"].high] == pytest.approx(bounds, abs=0.02)
+
+
+def test_models_are_compared_by_the_metrics_that_were_chosen() -> None:
+    rng = np.random.default_rng(8)
+    first, labels = classes(rng, 200, 0.6)
+    second = np.where(rng.random(200) < 0.8, labels, (labels + 1) % 3)
+    task = TaskConfig("single_label_classification", num_labels=3, metrics=["f1_macro", "kappa"], counts="none")
+    comparisons = compare(task, first, second, labels, resamples=500)
+    assert list(comparisons) == ["f1_macro", "kappa"]
+    expected = f1_score(labels, second, average="macro") - f1_score(labels, first, average="macro")
+    assert comparisons["f1_macro"].difference.value == pytest.approx(expected, abs=1e-12)
+    assert comparisons["f1_macro"].difference.low > 0
+    assert comparisons["kappa"].p_value < 0.01
 
 
 @pytest.mark.parametrize("draw", [pytest.param(scores, marks=pytest.mark.slow), classes])

@@ -57,3 +57,20 @@ def test_what_the_run_found_stands_in_place_of_the_scores_alone(limits: Any) -> 
     facts = RunFacts(trivial=TRIVIAL, shortfalls={"quora": "not shown; all predictions are '*a*'."})
     assert limits(facts) == [r"- `quora`: not shown; all predictions are '\*a\*'."]
     assert limits(RunFacts(trivial=TRIVIAL, shortfalls={})) == []
+
+
+def test_results_are_of_the_metrics_that_a_task_chose_under_the_hubs_names(tmp_path: Path) -> None:
+    classes = {"type": "single_label_classification", "num_labels": 3, "metrics": ["f1_macro", "mcc"]}
+    config = tiny_model({"x": {**classes, "counts": "mcc"}}).config
+    args = MultiTaskTrainingArguments(str(tmp_path), use_cpu=True)
+    history = [{"eval_x_f1_macro": 0.25, "eval_x_mcc": -0.1, "eval_final_score": 0.45}]
+    facts = RunFacts(trivial={"x": {"f1_macro": 0.2, "mcc": 0.0}})
+    shape: Any = {"step": 1, "sizes": {}, "parameters": 1, "history": history}
+    card = build_card(facts, name="a/b", config=config, args=args, **shape)
+    (entry,) = card.data.to_dict()["model-index"][0]["results"]
+    assert [(metric["type"], metric["name"], metric["value"]) for metric in entry["metrics"]] == [
+        ("f1", "F1, mean over classes", 0.25),
+        ("matthews_correlation", "Matthews correlation", -0.1),
+    ]
+    assert "| x | f1_macro | 0.250 | 0.200 (majority class) |" in str(card)
+    assert "- `x`: no better than a predictor that ignores the text (mcc -0.100)." in str(card)

@@ -1,3 +1,5 @@
+import sys
+import types
 from typing import Any
 
 import numpy as np
@@ -6,7 +8,7 @@ from transformers import EvalPrediction
 
 from hf_multitask import MultiTaskTrainer, MultiTaskTrainingArguments
 from hf_multitask.training.checkpoints import RunRefusedError
-from tests.conftest import task_rows, tiny_model
+from tests.conftest import TASKS, task_rows, tiny_model
 
 
 def build(tmp_path: Any, tokenizer: Any, compute_metrics: Any = "ours", rows: Any = None, **arguments: Any) -> Any:
@@ -36,6 +38,58 @@ def test_the_best_checkpoint_is_the_one_with_the_best_value(
     assert trainer.args.greater_is_better is is_greater_better
     other = build(tmp_path, tokenizer, metric_for_best_model=metric, greater_is_better=not is_greater_better)
     assert other.args.greater_is_better is not is_greater_better
+
+
+def build_choosing(tmp_path: Any, tokenizer: Any, sts: dict[str, Any], **arguments: Any) -> Any:
+    """A trainer whose task `sts` has further keys."""
+    args = MultiTaskTrainingArguments(
+        str(tmp_path),
+        max_steps=1,
+        use_cpu=True,
+        report_to=[],
+        eval_strategy="steps",
+        save_strategy="steps",
+        **arguments,
+    )
+    model = tiny_model({**TASKS, "sts": {**TASKS["sts"], **sts}})
+    return MultiTaskTrainer(model, args, task_rows(6), task_rows(6), processing_class=tokenizer)
+
+
+@pytest.mark.parametrize(("metric", "is_greater_better"), [("sts_mae", False), ("sts_r2", True), ("sts_price", False)])
+def test_any_metric_that_a_task_chose_picks_the_best_by_its_own_direction(
+    tmp_path: Any, tokenizer: Any, monkeypatch: Any, metric: str, is_greater_better: bool
+) -> None:
+    mine: Any = types.ModuleType("mine")
+    mine.price = lambda predictions, references: float(np.abs(predictions - references).sum())
+    monkeypatch.setitem(sys.modules, "mine", mine)
+    chosen = ["mae", "r2", {"function": "mine:price", "greater_is_better": False}]
+    choice = {"load_best_model_at_end": True, "metric_for_best_model": metric}
+    trainer = build_choosing(tmp_path, tokenizer, {"metrics": chosen, "counts": "spearman"}, **choice)
+    assert trainer.args.greater_is_better is is_greater_better
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert trainer.state.best_metric == metrics[f"eval_{metric}"]
+    assert "eval_sts_pearson" not in metrics
+    parts = [metrics["eval_sst_accuracy"], metrics["eval_quora_accuracy"], (metrics["eval_sts_spearman"] + 1) / 2]
+    assert metrics["eval_final_score"] == pytest.approx(np.mean(parts))
+    told = build_choosing(tmp_path, tokenizer, {"metrics": chosen}, greater_is_better=not is_greater_better, **choice)
+    assert told.args.greater_is_better is not is_greater_better
+
+
+def test_metrics_that_are_none_are_refused_before_training(tmp_path: Any, tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match="task 'sts': metric 'spaerman' is unknown; did you mean 'spearman'"):
+        build_choosing(tmp_path, tokenizer, {"metrics": ["spaerman"]})
+    with pytest.raises(ValueError, match="'sts_mae' is not evaluated"):
+        build_choosing(tmp_path, tokenizer, {}, load_best_model_at_end=True, metric_for_best_model="sts_mae")
+
+
+def test_a_run_whose_tasks_do_not_count_has_no_final_score(tmp_path: Any, tokenizer: Any) -> None:
+    tasks = {name: {**task, "counts": "none"} for name, task in TASKS.items()}
+    args = MultiTaskTrainingArguments(str(tmp_path), use_cpu=True, report_to=[])
+    trainer = MultiTaskTrainer(tiny_model(tasks), args, None, task_rows(6), processing_class=tokenizer)
+    metrics = trainer.evaluate()
+    assert "eval_final_score" not in metrics
+    assert "eval_sst_accuracy" in metrics
 
 
 @pytest.mark.parametrize(
