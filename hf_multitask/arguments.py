@@ -70,7 +70,7 @@ class CardArguments:
 
 @dataclass
 class ReportArguments:
-    """What is reported of a model, beside its scores."""
+    """What is reported of a model."""
 
     write_report: bool = field(
         default=True,
@@ -81,6 +81,12 @@ class ReportArguments:
         metadata={
             "help": "How many of each task's worst errors to quote: by default 10, and none in a run that is pushed to "
             "the Hub, since the data's terms may not allow that."
+        },
+    )
+    modules_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of the Python modules whose functions tasks name as metrics: by default, the recipe's."
         },
     )
 

@@ -29,6 +29,8 @@ from transformers.hf_argparser import string_to_bool
 from hf_multitask.arguments import CardArguments, DataArguments, ModelArguments, ReportArguments
 from hf_multitask.data.preparation import PreparedData, prepare
 from hf_multitask.data.sources import FileSource, HubSource, Source
+from hf_multitask.evaluation.own_metrics import is_own, look_in
+from hf_multitask.evaluation.task_evaluations import evaluation_of
 from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, TaskConfig
 from hf_multitask.model.messages import nearest, refuse_unknown_keys
 from hf_multitask.model.task_config import task_keys
@@ -123,7 +125,8 @@ class RecipeParser(HfArgumentParser):
             raise ValueError(f"{config}: backbone is missing: a model id on the Hub, or a folder.")
         if not tasks:
             raise ValueError(f"{config}: tasks is missing: at least one task.")
-        _expand_home(model, data, training)
+        _expand_home(model, data, training, report)
+        modules_dir = folder / (report.modules_dir or "")
         # A folder beside the recipe goes before a model of that name on the Hub.
         if (folder / model.backbone).is_dir():
             model.backbone = str(folder / model.backbone)
@@ -132,6 +135,10 @@ class RecipeParser(HfArgumentParser):
         for name, entry in tasks.items():
             try:
                 table[name], sources[name] = _read_task(entry, data.data_dir, folder)
+                if any(map(is_own, table[name].metrics)):
+                    report.modules_dir = str(modules_dir)
+                    look_in(modules_dir)
+                evaluation_of(table[name]).chosen  # noqa: B018  (refuses what it could not be scored by)
             except ValueError as error:
                 raise ValueError(f"{config}: task {name!r}: {error}") from error
         return Recipe(model, data, card, report, training, table, sources)
@@ -191,9 +198,11 @@ def _as_flags(values: dict[str, Any]) -> list[str]:
     return flags
 
 
-def _expand_home(model: ModelArguments, data: DataArguments, training: MultiTaskTrainingArguments) -> None:
+def _expand_home(
+    model: ModelArguments, data: DataArguments, training: MultiTaskTrainingArguments, report: ReportArguments
+) -> None:
     """Paths may begin with `~`, also where no shell has seen them."""
-    for owner, key in ((model, "backbone"), (data, "data_dir"), (training, "output_dir")):
+    for owner, key in ((model, "backbone"), (data, "data_dir"), (training, "output_dir"), (report, "modules_dir")):
         value = getattr(owner, key)
         if isinstance(value, str) and value.startswith("~"):
             setattr(owner, key, str(Path(value).expanduser()))

@@ -41,7 +41,10 @@ def save_recipe(recipe: Recipe, folder: str | Path) -> None:
     data = _changed(recipe.data)
     # It is part of each task's source already.
     data.pop("data_dir", None)
-    values = model | data | _changed(recipe.card) | _changed(recipe.report) | _training(recipe.training)
+    report = _changed(recipe.report)
+    if recipe.report.modules_dir is not None:
+        report["modules_dir"] = _relative(recipe.report.modules_dir, folder)
+    values = model | data | _changed(recipe.card) | report | _training(recipe.training)
     values["tasks"] = {
         name: {**_changed(task), **_source(recipe.sources[name], folder)} for name, task in recipe.tasks.items()
     }

@@ -20,7 +20,7 @@ from hf_multitask.data.streaming import StreamedRows
 from hf_multitask.evaluation.bias import probe_bias
 from hf_multitask.evaluation.metrics import Metrics
 from hf_multitask.evaluation.shortfalls import Training, shortfalls
-from hf_multitask.evaluation.task_evaluations import TaskPredictions, evaluation_of
+from hf_multitask.evaluation.task_evaluations import TaskPredictions, check_metrics, evaluation_of
 from hf_multitask.evaluation.uncertainty import Interval, all_intervals
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.recipe import Recipe
@@ -188,7 +188,8 @@ def score_model(recipe: Recipe, name_or_path: str, split: str, probe: bool = Fal
     """Predicts a split of a recipe's data with a saved model.
 
     Args:
-        recipe: Says where the data are, how long inputs may be, and on what to compute; the tasks are the model's.
+        recipe: Says where the data are, how long inputs may be, and on what to compute; the tasks are the model's, and
+            so are their metrics where the recipe names none.
         name_or_path: The model's folder or Hub id.
         split: `train`, `validation` or `test`.
         probe: Whether to probe for biases too.
@@ -204,6 +205,11 @@ def score_model(recipe: Recipe, name_or_path: str, split: str, probe: bool = Fal
     except OSError as error:
         raise OSError(f"model {name_or_path} cannot be loaded: {error}") from error
     check_model(model)
+    for name, task in model.config.tasks.items():
+        chosen = recipe.tasks.get(name)
+        if chosen is not None and (chosen.metrics or chosen.counts):
+            task.metrics, task.counts = chosen.metrics, chosen.counts
+    check_metrics(model.config.tasks)
     try:
         data = prepare_available(recipe, model.config, tokenizer, [split], ["train"])
     except ValueError as error:

@@ -1,4 +1,5 @@
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -284,3 +285,36 @@ def test_a_text_that_looks_like_a_fraction_needs_quotes(parse, key: str, value: 
 def test_an_empty_list_is_no_value_where_one_is_wanted(parse, key: str) -> None:
     with pytest.raises(ValueError, match=rf"{key} takes one value, not \[\]"):
         parse(f"{BASE}{key}: []\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--tasks.sst.metrics", "[f1_macor]"], "task 'sst': metric 'f1_macor' is unknown; did you mean 'f1_macro'"),
+        (["--tasks.sts.metrics", "[mcc]"], "task 'sts': metric 'mcc' is one of single_label_classification, not of"),
+        (["--tasks.sts.counts", "mae"], "task 'sts': counts 'mae' cannot enter the final score"),
+        (["--tasks.sst.metrics", "[nowhere:cost]"], "task 'sst': nowhere:cost: there is no module 'nowhere' beside"),
+        (
+            ["--tasks.sst.metrics", "mcc"],
+            r"task 'sst': metrics 'mcc' must be a list of names, such as \[accuracy, mcc\]",
+        ),
+    ],
+)
+def test_metrics_that_are_none_are_refused_with_the_recipe(parse, flags: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(BASE, *flags)
+
+
+def test_a_function_of_ones_own_is_found_beside_the_recipe_or_in_its_modules_dir(
+    parse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    for folder, name in ((tmp_path, "beside_it"), (tmp_path / "code", "further_away")):
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.py").write_text("def cost(predictions, references):\n    return 1.0\n")
+    recipe = parse(BASE, "--tasks.sst.metrics", "[beside_it:cost, mcc]", "--tasks.sst.counts", "mcc")
+    assert recipe.tasks["sst"].metrics == ["beside_it:cost", "mcc"]
+    assert recipe.report.modules_dir == str(tmp_path)
+    assert parse().report.modules_dir is None
+    recipe = parse(BASE, "--tasks.sst.metrics", "[further_away:cost]", "--modules_dir", "code")
+    assert recipe.report.modules_dir == str(tmp_path / "code")
