@@ -4,13 +4,14 @@
 
 For every task and metric: both scores, their difference (second less first) with its 95 % bootstrap interval, the
 p-value of a paired permutation test, and that value corrected for the number of tasks and metrics (Holm). Models may be
-folders or Hub ids; they are compared on the tasks that both have, by default on the data of the recipe that the first
-one's run saved in its folder.
+folders or Hub ids; they are compared on the tasks that both have, by the metrics that the recipe or else the first one
+names, by default on the data of the recipe that the first one's run saved in its folder.
 """
 
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 # Python puts a script's folder first on its path, where evaluate.py would hide the library of that name.
@@ -31,7 +32,9 @@ if __name__ == "__main__":
 
 from accelerate import PartialState
 
+from hf_multitask.evaluation.metrics import Metrics
 from hf_multitask.evaluation.summary import comparison_table
+from hf_multitask.evaluation.task_evaluations import evaluation_of
 from hf_multitask.evaluation.uncertainty import compare
 from hf_multitask.recipe import RecipeParser
 from hf_multitask.saved_recipe import default_to_saved_recipe
@@ -48,6 +51,17 @@ def shared_tasks(first: Scored, second: Scored) -> list[str]:
     if not names:
         raise ValueError(f"the models share no task: {', '.join(first.tasks)}; {', '.join(second.tasks)}.")
     return names
+
+
+def first_metrics(first: Scored, side: Scored, names: Sequence[str]) -> Metrics:
+    """What an evaluation of one model gives by the metrics of the first, which may not be its own."""
+    return {
+        f"eval_{name}_{metric}": value
+        for name in names
+        for metric, value in evaluation_of(first.tasks[name])
+        .score(side.predictions[name].predicted, first.predictions[name].labels)
+        .items()
+    }
 
 
 def main() -> None:
@@ -71,7 +85,8 @@ def main() -> None:
             )
             for name in names
         }
-        print(comparison_table(first.metrics, second.metrics, comparisons))
+        before, after = (first_metrics(first, side, names) for side in (first, second))
+        print(comparison_table(before, after, comparisons))
     PartialState().destroy_process_group()
 
 

@@ -66,6 +66,7 @@ from optuna.trial import TrialState
 from transformers import TrainerCallback
 
 from hf_multitask.building import build_trainer
+from hf_multitask.evaluation.task_evaluations import is_greater_better
 from hf_multitask.model.messages import refuse_unknown_keys
 from hf_multitask.recipe import RecipeParser
 
@@ -84,7 +85,7 @@ class Search:
     Args:
         recipe: The recipe's file.
         trials: How many, pruned and failed ones included.
-        metric: The evaluation's value to make as great as may be.
+        metric: The evaluation's value to make as good as may be: as great, or as little where that is better.
         every_trial: Keys of the recipe that every trial changes.
         space: By key, a range (`low`, `high`, `log`, `step`) or a list of choices.
     """
@@ -193,13 +194,13 @@ def train(trial: optuna.Trial, search: Search, output_dir: Path, flags: list[str
         raise
 
 
-def open_study(output_dir: Path, seed: int) -> optuna.Study:
+def open_study(output_dir: Path, seed: int, least_is_best: bool = False) -> optuna.Study:
     """The study of an output folder; the trials that an interruption ended are to be run again."""
     storage = optuna.storages.RDBStorage(f"sqlite:///{output_dir}/study.db")
     study = optuna.create_study(
         study_name="tune",
         storage=storage,
-        direction="maximize",
+        direction="minimize" if least_is_best else "maximize",
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
     )
@@ -256,8 +257,9 @@ def main() -> None:
         # A mistake in what all trials share is found before the first.
         own = ["--config", str(search.recipe), "--output_dir", str(output_dir)]
         some = suggest(optuna.trial.FixedTrial(_first(search.space)), search.space)
-        RecipeParser(search.recipe).parse_recipe([*own, *as_flags(search.every_trial | some), *flags])
-        study = open_study(output_dir, args.sampler_seed)
+        recipe = RecipeParser(search.recipe).parse_recipe([*own, *as_flags(search.every_trial | some), *flags])
+        least_is_best = is_greater_better(recipe.tasks, search.metric) is False
+        study = open_study(output_dir, args.sampler_seed, least_is_best)
         settings = json.dumps([str(search.recipe), search.metric, search.every_trial, search.space, flags])
         if study.user_attrs.get(SETTINGS, settings) != settings:
             raise ValueError(f"{output_dir} holds a search with other settings; choose another output_dir.")
