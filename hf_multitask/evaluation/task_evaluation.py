@@ -128,9 +128,8 @@ class TaskEvaluation:
         """Why one of the kind's metrics has no meaning for the task; empty if it has."""
         return ""
 
-    @classmethod
-    def _offered(cls) -> dict[str, Metric]:
-        return {**cls.metrics, **cls.more_metrics}
+    def _offered(self) -> dict[str, Metric]:
+        return {**self.metrics, **self.more_metrics}
 
     def _known(self, name: str, chosen: Mapping[str, Metric] | None = None) -> Metric:
         """The kind's metric of a name; `chosen` are known too, to an error."""
@@ -139,7 +138,7 @@ class TaskEvaluation:
                 raise ValueError(f"metric {name!r} {why}.")
             return offered[name]
         known = list(dict.fromkeys([*(name for name in offered if not self.misfit(name)), *(chosen or {})]))
-        kinds = [kind for kind, evaluation in _EVALUATIONS.items() if name in evaluation._offered()]
+        kinds = [kind for kind, of in _EVALUATIONS.items() if name in of.metrics or name in of.more_metrics]
         if kinds:
             raise ValueError(
                 f"metric {name!r} is one of {', '.join(kinds)}, not of {self.task.type}, which has "

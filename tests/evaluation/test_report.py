@@ -233,6 +233,15 @@ def test_columns_stand_alike_and_figures_lie_beside_each_other() -> None:
     assert page.count("<div") == page.count("</div>")
 
 
+def test_the_curves_are_those_of_the_metrics_that_count() -> None:
+    task = TaskConfig("single_label_classification", num_labels=2, metrics=["accuracy", "mcc"], counts="mcc")
+    rows = {"x": TaskPredictions(task, np.eye(2)[[0, 1, 1]], np.array([0, 1, 0]))}
+    history = [{"eval_x_accuracy": 0.5, "eval_x_mcc": value, "step": step} for step, value in enumerate((0.1, 0.2))]
+    report = build_report("x", rows, {}, {}, {}, history)
+    (scores,) = (block.figure for block in report.blocks if block.name == "training-scores")
+    assert [line.get_label() for line in scores.axes[0].get_lines()] == ["x, matthews correlation"]
+
+
 def test_legends_have_words_and_a_run_without_curves_says_why() -> None:
     rates = [{"head_learning_rate": 1e-3, "learning_rate": 1e-5, "gradient_cosine_sst_sts": 0.5}] * 2
     history = [*HISTORY, *({**entry, "step": step} for step, entry in enumerate(rates, 4))]

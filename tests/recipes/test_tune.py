@@ -96,6 +96,16 @@ def test_a_trial_that_an_interruption_ended_is_run_again_and_counted_once(tmp_pa
     assert trials_left(open_study(tmp_path, 0), 3) == 1
 
 
+def test_of_an_error_the_least_is_the_best(write_search: Callable, run_in_process: Callable, tmp_path: Path) -> None:
+    every = {**QUICK, "load_best_model_at_end": False, "tasks.similarity.metrics": ["mae"]}
+    search = write_search(metric="eval_similarity_mae", every_trial=every)
+    run = run_in_process("tune.py", search, "--output_dir", tmp_path / "out")
+    assert run.returncode == 0, run.stderr[-2000:]
+    values = pd.read_csv(tmp_path / "out" / "trials.csv")["value"]
+    assert values.nunique() == 2
+    assert f"best: eval_similarity_mae {values.min():.4f}, trial {values.idxmin()}" in run.stdout
+
+
 def test_a_trial_below_the_median_is_pruned(tmp_path: Path) -> None:
     study = open_study(tmp_path, 0)
     for _ in range(4):
