@@ -80,7 +80,7 @@ class TaskConfig:
         dropout: Probability, before the first layer of a head.
         weight: λ of the task in the sum of the losses (section 4.2).
         metrics: What the task is scored by: names of its kind's metrics, and functions of one's own as
-            `module:function` or as a mapping with `function`. None: those that the kind has by default. The model does
+            `module:function` or as a mapping with `function`. Empty: those that the kind has by default. The model does
             nothing with them; an evaluation looks them up.
         counts: The metric that enters the final score, which is scored in any case; `none`: the task does not. By
             default the kind says it.
