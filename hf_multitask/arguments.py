@@ -70,7 +70,15 @@ class CardArguments:
 
 @dataclass
 class ReportArguments:
-    """What is reported of a model."""
+    """What is made of a trained model, and reported of it beside its scores."""
+
+    tune_thresholds: bool = field(
+        default=False,
+        metadata={
+            "help": "After training, pick the thresholds from which on labels are predicted, where a row has several, "
+            "by their F1 on the validation rows, and save them with the model."
+        },
+    )
 
     write_report: bool = field(
         default=True,

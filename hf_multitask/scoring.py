@@ -97,10 +97,10 @@ def score(trainer: MultiTaskTrainer, data: PreparedData, split: str, probe: bool
         trainer: The trainer.
         data: With the rows of the split, and those of `train` for the trivial predictor, where there are any.
         split: `train`, `validation` or `test`.
-        probe: Whether to probe for biases too.
+        probe: Whether to probe for biases too, where a task's kind can be.
     """
     rows, tasks = data.rows[split], trainer.model.config.tasks
-
+    probed = {name: tasks[name] for name in rows if evaluation_of(tasks[name]).is_probed} if probe else {}
     with _bars(trainer, ScoringProgress()):
         output: Any = trainer.predict(cast(Any, rows), metric_key_prefix="eval")
     texts = {
@@ -118,7 +118,7 @@ def score(trainer: MultiTaskTrainer, data: PreparedData, split: str, probe: bool
         },
         metrics=output.metrics,
         trivial=trivial_scores(tasks, data, split),
-        bias=_probe(trainer, {name: tasks[name] for name in rows}) if probe else None,
+        bias=_probe(trainer, probed) if probed else None,
     )
 
 
@@ -173,7 +173,7 @@ def trivial_scores(tasks: Mapping[str, TaskConfig], data: PreparedData, split: s
     """
     train = data.rows.get("train", {})
     return {
-        name: evaluation_of(tasks[name]).trivial(_labels(train[name]), rows["label"])
+        name: evaluation_of(tasks[name]).trivial(_labels(train[name]), _evaluated_labels(tasks[name], rows["label"]))
         for name, rows in data.rows.get(split, {}).items()
         if name in train
     }
@@ -182,6 +182,11 @@ def trivial_scores(tasks: Mapping[str, TaskConfig], data: PreparedData, split: s
 def _labels(rows: Dataset | StreamedRows) -> Any:
     """The labels of a dataset, or those of a stream's first rows."""
     return rows.labels if isinstance(rows, StreamedRows) else rows["label"]
+
+
+def _evaluated_labels(task: TaskConfig, stored: Any) -> Any:
+    """Stored labels as an evaluation has them: lists, which differ in length, as an array."""
+    return task.collate(stored).numpy() if task.LABEL_IS_LIST else stored
 
 
 def score_model(recipe: Recipe, name_or_path: str, split: str, probe: bool = False) -> Scored:

@@ -160,7 +160,10 @@ def jsonl_lines(ids: Iterable[Any], answered: Iterable[Any], problems: list[str]
     """One JSON object per row."""
     empty = dict.fromkeys(task.PREDICTION_KEYS)
     for row_id, answer, problem in zip(ids, answered, problems, strict=True):
-        row = {"id": _plain(row_id), **(answer or {**empty, "problem": problem})}
+        if answer is None:
+            answer = {**empty, "problem": problem}
+        # What has several parts, or none, is a list of them.
+        row = {"id": _plain(row_id), **({"predictions": answer} if isinstance(answer, list) else answer)}
         yield json.dumps(row, ensure_ascii=False, default=str)
 
 

@@ -84,6 +84,8 @@ def finish(trainer: MultiTaskTrainer, data: PreparedData, recipe: Recipe, result
         # Of streamed rows, only now it is known what became of them.
         write_data_report(output_dir, data)
     trainer.save_metrics("train", result.metrics)
+    if recipe.report.tune_thresholds:
+        trainer.tune_thresholds()
     # Whatever happens while it is scored, the model is there.
     trainer.save_model(_internal_call=True)
     logging.info("The model is saved in %s, and scored now.", output_dir)
@@ -144,6 +146,8 @@ def main() -> None:
         logging.basicConfig(level=logging.INFO if args.should_log else logging.ERROR, format="%(message)s")
         output_dir = writable_folder(str(args.output_dir))
         trainer, data = build_trainer(recipe)
+        if recipe.report.tune_thresholds and "validation" not in data.rows:
+            raise ValueError("tune_thresholds needs validation rows, and no task's data have any.")
         resume = args.resume_from_checkpoint
         if resume is not None and is_finished(trainer, output_dir, resume):
             if trainer.is_world_process_zero():

@@ -130,6 +130,20 @@ def test_every_row_is_kept_as_it_is_or_reported(
 
 @pytest.mark.slow
 @many
+@given(value=st.one_of(values, labels, st.lists(labels, max_size=4)), columns=st.booleans())
+def test_any_value_is_some_labels_in_their_order_or_a_sentence(value: Any, columns: bool) -> None:
+    task: Any = TaskConfig("multi_label_classification", labels=["0", "true", "שלום", "a"])
+    reader = task.label_reader({}, ["a", "0"] if columns else None)
+    # Columns give numbers of classes.
+    value = [bool(value), 0][: len(str(value)) % 3] if columns else value
+    with suppress(ValueError):
+        ids, by_id = reader(value)
+        assert task.is_label(ids)
+        assert (by_id is None) == (ids == [])
+
+
+@pytest.mark.slow
+@many
 @given(content=st.one_of(st.binary(max_size=80), values.map(lambda value: yaml.safe_dump(value).encode())))
 def test_any_yaml_is_a_mapping_or_a_sentence(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "recipe.yaml"

@@ -17,9 +17,9 @@ from hf_multitask.data.loading import (
     BadRow,
     MissingColumnError,
     SplitReport,
+    check_columns,
     load_split,
     log_report,
-    matching_text_columns,
     refuse_or_tell,
 )
 from hf_multitask.data.sources import Source
@@ -67,7 +67,8 @@ class GivenData:
         max_length: As for [`tokenize`].
         most_tokens: Of a row that comes tokenized: the model has no positions for more.
         columns: By task, the keys of a recipe's source that say how its rows are read: `text` (one column or two),
-            `label` and `label_map`, and of a stream `rows` and `shuffle_buffer`. What is not said is as by default.
+            `label` (one column, or of a kind with several labels in a row a column for each), `label_map`, and of a
+            stream `rows` and `shuffle_buffer`. What is not said is as by default.
         on_bad_rows: As for [`load_split`].
         sizes: As for [`check_tokenized`].
 
@@ -147,9 +148,10 @@ class GivenData:
             stream = load_stream(name, task, source, argument, *reading)
             return stream, stream.report
         needs_label = argument == "train_dataset" or (argument == "eval_dataset" and "label" in keys)
-        if argument == "eval_dataset" and not needs_label and source.label not in dataset.column_names:
-            there = nearest(source.label, dataset.column_names)
-            logger.warning("%s has no column %r, and so no metrics; %s", place, source.label, there)
+        missing = source.missing_label(dataset.column_names or [])
+        if argument == "eval_dataset" and not needs_label and missing is not None:
+            there = nearest(missing, dataset.column_names)
+            logger.warning("%s has no column %r, and so no metrics; %s", place, missing, there)
         if is_tokenized:
             return self._prepare_tokenized(place, task, source, argument, needs_label)
         texts, report = load_split(name, task, source, argument, self._on_bad_rows, needs_label)
@@ -170,8 +172,8 @@ class GivenData:
         try:
             if len(given) == 0:
                 raise ValueError(f"{argument} has no rows.")
-            if needs_label and source.label not in given.column_names:
-                raise MissingColumnError(argument, source.label, given.column_names)
+            if needs_label and (missing := source.missing_label(given.column_names)) is not None:
+                raise MissingColumnError(argument, missing, given.column_names)
             reading = (source.label, source.label_map)
             rows, bad, by_id = check_tokenized(
                 given, task, self._tokenizer, self._most_tokens, *reading, sizes=self._sizes
@@ -209,7 +211,7 @@ def _checked_columns(columns: Any, tasks: Mapping[str, TaskConfig]) -> dict[str,
                 raise ValueError(f"must be a dictionary with keys such as text and label, not {keys!r}.")
             refuse_unknown_keys(keys, _KEYS)
             checked[name] = {key: list(value) if isinstance(value, tuple) else value for key, value in keys.items()}
-            matching_text_columns(tasks[name], GivenSource(**checked[name]).text)
+            check_columns(tasks[name], GivenSource(**checked[name]))
         except ValueError as error:
             raise ValueError(f"columns: task {name!r}: {error}") from error
     return checked

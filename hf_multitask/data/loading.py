@@ -14,6 +14,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from hf_multitask.arguments import OnBadRows
 from hf_multitask.data.sources import Source
 from hf_multitask.model.configuration_mtbert import TaskConfig
+from hf_multitask.model.labels import read_flag
 from hf_multitask.model.messages import check_characters, nearest
 from hf_multitask.model.task_config import LabelReader
 
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 # Of a label, in a sentence that begins with the column's name.
 IS_ID_AMONG_NAMES = "is a class id, where other rows have the labels' names."
 _SHOWN = 5
+# From standard column name to the source's name for it, or of labels that have a column each, to their names.
+Columns = Mapping[str, str | list[str]]
 
 
 @dataclass
@@ -55,8 +58,8 @@ class SplitReport:
             its first pass.
         more_dropped: How many more could not be used.
         not_evaluated: How many usable rows `max_eval_rows` left out.
-        labels_by_name: How many labels of usable rows were read by name, number or score, or as `label_map` says.
-        labels_by_id: How many were read as class ids.
+        labels_by_name: Of how many usable rows the labels were read by name, number or score, or as `label_map` says.
+        labels_by_id: Of how many they were read as class ids.
     """
 
     source: str
@@ -111,7 +114,7 @@ def load_split(
 
     Returns:
         Rows with `sentence` (or `sentence1` and `sentence2`), `label` (class id, a `ClassLabel` of the task's names, or
-        float64 score) and `row` (the number of the row in its source, from 1); and the report.
+        float64 score, or a list of such) and `row` (the number of the row in its source, from 1); and the report.
 
     Raises:
         ValueError: A column that is missing, or bad rows; the message names task, source, row, column and value.
@@ -165,7 +168,7 @@ def log_report(name: str, report: SplitReport, max_length: int) -> None:
 
 def standard_columns(
     task: TaskConfig, source: Source, where: str, there: list[str], needs_label: bool = True
-) -> dict[str, str]:
+) -> dict[str, str | list[str]]:
     """From the standard name of each column that a task needs to the source's name for it.
 
     Args:
@@ -175,19 +178,34 @@ def standard_columns(
         needs_label: Whether the label's column must be there.
 
     Raises:
-        ValueError: A column that is not there, or another number of texts than the task has.
+        ValueError: A column that is not there, another number of texts than the task has, or several columns of a
+            label that is one.
     """
-    columns = dict(zip(text_columns(task), matching_text_columns(task, source.text), strict=True))
-    if needs_label or source.label in there:
+    check_columns(task, source)
+    columns: dict[str, str | list[str]] = {}
+    columns |= zip(text_columns(task), matching_text_columns(task, source.text), strict=True)
+    if needs_label or not {*source.label_columns}.isdisjoint(there):
         columns["label"] = source.label
     for column in columns.values():
-        if column not in there:
-            raise MissingColumnError(where, column, there)
+        for name in [column] if isinstance(column, str) else column:
+            if name not in there:
+                raise MissingColumnError(where, name, there)
     return columns
 
 
+def check_columns(task: TaskConfig, source: Source) -> None:
+    """Refuses columns that a source names and that cannot be a task's.
+
+    Raises:
+        ValueError: As for [`standard_columns`], before the source is read.
+    """
+    matching_text_columns(task, source.text)
+    if not isinstance(source.label, str) and not task.TAKES_COLUMNS:
+        raise ValueError(f"label must name one column, as a row of {task.type} has one label, not {source.label}.")
+
+
 def check_rows(
-    raw: Dataset, task: TaskConfig, columns: Mapping[str, str], label_map: Mapping[Any, Any] | None = None
+    raw: Dataset, task: TaskConfig, columns: Columns, label_map: Mapping[Any, Any] | None = None
 ) -> tuple[Dataset, list[BadRow], int]:
     """Gives rows their standard columns and sorts out those that cannot be used.
 
@@ -220,7 +238,7 @@ def check_rows(
     is_bad, is_id = pc.not_equal(table.column("problem"), ""), table.column("by_id")
     is_mixed = pc.any(is_id).as_py() and pc.any(pc.invert(pc.or_(is_id, is_bad))).as_py()
     if is_mixed:
-        is_bad = pc.or_(is_bad, is_id)
+        is_bad = pc.or_(is_bad, pc.fill_null(is_id, False))
     is_good = pc.invert(is_bad)
     bad_rows = []
     if pc.any(is_bad).as_py():
@@ -232,16 +250,24 @@ def check_rows(
 
 
 def row_checker(
-    features: Features | None, task: TaskConfig, columns: Mapping[str, str], label_map: Mapping[Any, Any] | None = None
+    features: Features | None, task: TaskConfig, columns: Columns, label_map: Mapping[Any, Any] | None = None
 ) -> Callable[..., dict[str, list[Any]]]:
     """What [`check_rows`] maps a dataset of these features by: from a batch, and its rows' indices, to standard columns
-    with `row`, `problem`, which is empty where there is none, and `by_id`, whether the label was read as a class id.
+    with `row`, `problem`, which is empty where there is none, and `by_id`, whether the label was read as a class id;
+    None where a row has no label that could be.
 
     Raises:
         ValueError: As for [`check_rows`].
     """
-    feature = (features or {}).get(columns.get("label", ""))
-    own_names = feature.names if isinstance(feature, ClassLabel) else None
+    label = columns.get("label", "")
+    if isinstance(label, str):
+        feature = (features or {}).get(label)
+        if task.LABEL_IS_LIST:
+            feature = getattr(feature, "feature", feature)
+        own_names = feature.names if isinstance(feature, ClassLabel) else None
+    else:
+        # A row then has the numbers of the columns that say that it has their label.
+        own_names = label
     return partial(_check_batch, columns=dict(columns), read_label=task.label_reader(label_map or {}, own_names))
 
 
@@ -271,23 +297,39 @@ def matching_text_columns(task: TaskConfig, given: list[str]) -> list[str]:
 
 
 def _check_batch(
-    batch: dict[str, list[Any]], indices: list[int], *, columns: dict[str, str], read_label: LabelReader
+    batch: dict[str, list[Any]], indices: list[int], *, columns: Columns, read_label: LabelReader
 ) -> dict[str, list[Any]]:
-    problems, by_id = [""] * len(indices), [False] * len(indices)
+    problems: list[str] = [""] * len(indices)
+    by_id: list[bool | None] = [False] * len(indices)
     output: dict[str, list[Any]] = {"row": [index + 1 for index in indices], "problem": problems, "by_id": by_id}
     for standard, column in columns.items():
-        values, output[standard] = batch[column], []
-        for i, value in enumerate(values):
+        output[standard] = []
+        for i in range(len(indices)):
             usable: Any = None
             try:
                 if standard == "label":
-                    usable, by_id[i] = read_label(value)
+                    usable, by_id[i] = _in_column(column, read_label, _label_in(batch, column, i))
                 else:
-                    usable = _text(value)
+                    usable = _in_column(column, _text, batch[str(column)][i])
             except ValueError as error:
-                problems[i] = problems[i] or f"column {column!r} {error}"
+                problems[i] = problems[i] or str(error)
             output[standard].append(usable)
     return output
+
+
+def _label_in(batch: Mapping[str, list[Any]], column: str | list[str], row: int) -> Any:
+    """A row's raw label; of several columns, the numbers of those that say that the row has their label."""
+    if isinstance(column, str):
+        return batch[column][row]
+    return [number for number, name in enumerate(column) if _in_column(name, read_flag, batch[name][row])]
+
+
+def _in_column(column: str | list[str], read: Callable[[Any], Any], value: Any) -> Any:
+    """What is read of a value; the error that it raises begins with the column."""
+    try:
+        return read(value)
+    except ValueError as error:
+        raise ValueError(f"column {column!r} {error}") from error
 
 
 def _text(value: Any) -> str:

@@ -6,7 +6,7 @@ import glob
 import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import islice
@@ -41,7 +41,8 @@ class Source(ABC):
 
     Args:
         text: The column with the text, or two columns for a pair.
-        label: The column with the label.
+        label: The column with the label; of a kind with several labels in a row it may be a list of columns, one for
+            each label, which say by 0 or 1 whether the row has it.
         label_map: From values in the label column to label names, class ids or scores, where they differ.
         train, validation, test: The file, or the Hub dataset's split, for each of our splits.
         streaming: Whether rows of `train` are read while training and never all held, for data that do not fit on the
@@ -51,7 +52,7 @@ class Source(ABC):
     """
 
     text: list[str] = field(default_factory=list)
-    label: str = "label"
+    label: str | list[str] = "label"
     label_map: dict[Any, Any] = field(default_factory=dict)
     train: str | None = None
     validation: str | None = None
@@ -67,6 +68,7 @@ class Source(ABC):
         self.text = [self.text] if isinstance(self.text, str) else self.text or []
         if not isinstance(self.text, list) or not all(isinstance(column, str) for column in self.text):
             raise ValueError(f"text must be the name of a column, or a list of names, not {self.text!r}.")
+        _check_names("label", self.label)
         self.streaming = as_boolean(self.streaming)
         for entry in fields(self):
             value = getattr(self, entry.name)
@@ -74,6 +76,15 @@ class Source(ABC):
                 raise ValueError(f"{entry.name} must be {_KINDS[entry.type]}, not {value!r}.")
         if not isinstance(self.label_map, Mapping):
             raise ValueError(f"label_map must map values of the label column to labels, not be {self.label_map!r}.")
+
+    @property
+    def label_columns(self) -> list[str]:
+        """The column with the label, or those with the labels."""
+        return [self.label] if isinstance(self.label, str) else self.label
+
+    def missing_label(self, there: Sequence[str]) -> str | None:
+        """The first of those columns that is not among some."""
+        return next((column for column in self.label_columns if column not in there), None)
 
     @classmethod
     def from_dict(cls, values: Any) -> "Source":
@@ -122,11 +133,13 @@ class FileSource(Source):
         quoting: Of csv and tsv files: `standard` where a cell in quotes may hold delimiters and line breaks, `none`
             where quotes are characters like any other, as in GLUE's files. By default as `standard`, but a cell
             whose lines look like rows of their own is a bad row.
+        columns: Of csv and tsv files without a header: the names of their columns, in order. The first line is a row.
         data_dir: The folder that relative paths start from.
     """
 
     delimiter: str | None = None
     quoting: str | None = None
+    columns: list[str] = field(default_factory=list)
     data_dir: str = "."
 
     def __post_init__(self) -> None:
@@ -136,15 +149,17 @@ class FileSource(Source):
             raise ValueError(f"quoting {self.quoting!r} is unknown; {nearest(str(self.quoting), known)}")
         # A mistake in it is said with the recipe's other keys, before a file is read.
         _one_character(self.delimiter)
+        self.columns = [self.columns] if isinstance(self.columns, str) else self.columns or []
+        _check_names("columns", self.columns or ["text"])
 
     def describe(self, split: str) -> str:
         return str(Path(self.data_dir).expanduser() / Path(self.split(split)).expanduser())
 
     def load(self, split: str, on_bad_rows: OnBadRows = "error") -> Dataset:
-        return read_file(self.describe(split), self.delimiter, quoting=self.quoting, on_bad_rows=on_bad_rows)
+        return read_file(self.describe(split), self.delimiter, False, self.quoting, on_bad_rows, self.columns)
 
     def stream(self, split: str, on_bad_rows: OnBadRows = "error") -> IterableDataset:
-        return read_file(self.describe(split), self.delimiter, True, self.quoting, on_bad_rows)
+        return read_file(self.describe(split), self.delimiter, True, self.quoting, on_bad_rows, self.columns)
 
 
 @dataclass
@@ -202,12 +217,13 @@ def read_file(
     streaming: bool = False,
     quoting: str | None = None,
     on_bad_rows: OnBadRows = "error",
+    columns: Sequence[str] = (),
 ) -> Any:
     """Reads a table with all its columns; those of csv and tsv files come as text, so that nothing is guessed.
 
     Args:
         path: The file.
-        delimiter, quoting: As for [`FileSource`].
+        delimiter, quoting, columns: As for [`FileSource`].
         streaming: Whether to give an [`IterableDataset`] that reads row by row, in place of a [`Dataset`].
         on_bad_rows: Whether a text that swallowed the rows after it is refused, or warned of (`drop`).
 
@@ -225,10 +241,12 @@ def read_file(
     reader = _READERS.get(file.suffix.lower())
     if reader is None:
         raise ValueError(f"{path} is of no kind that can be read; known: {', '.join(_READERS)}.")
+    if columns and reader != "csv":
+        raise ValueError(f"{path} has names of its own: columns is for csv and tsv files that have no header.")
     try:
         options: dict[str, Any] = {}
         if reader == "csv":
-            options = _csv_options(file, delimiter, quoting)
+            options = _csv_options(file, delimiter, quoting, columns)
         elif reader == "json":
             _check_json(file, _PEEKED_LINES if streaming else None)
         # A name is a name, and not a pattern that other files may match.
@@ -264,8 +282,18 @@ def _delimiter(file: Path, given: str | None) -> str:
     return given or ("\t" if file.suffix.lower() == ".tsv" else ",")
 
 
-def _csv_options(file: Path, delimiter: str | None, quoting: str | None) -> dict[str, Any]:
-    if delimiter is None:
+def _check_names(key: str, names: Any) -> None:
+    """Refuses what is neither the name of a column nor a list of different names."""
+    listed = [names] if isinstance(names, str) else names
+    if not isinstance(listed, list) or not listed or not all(isinstance(name, str) for name in listed):
+        one = "the name of a column, or " if key == "label" else ""
+        raise ValueError(f"{key} must be {one}a list of names of columns, not {names!r}.")
+    if twice := [name for name in listed if listed.count(name) > 1]:
+        raise ValueError(f"{key} names column {twice[0]!r} twice.")
+
+
+def _csv_options(file: Path, delimiter: str | None, quoting: str | None, names: Sequence[str]) -> dict[str, Any]:
+    if delimiter is None and not names:
         _check_delimiter(file)
     options: dict[str, Any] = {
         "sep": _delimiter(file, delimiter),
@@ -277,6 +305,10 @@ def _csv_options(file: Path, delimiter: str | None, quoting: str | None) -> dict
     }
     # Read as a row, the header tells how long rows may be: pandas would take longer ones to begin with an index.
     header = pd.read_csv(file, nrows=2, header=None, **options).iloc[0].tolist()
+    if names:
+        if len(names) != len(header):
+            raise ValueError(f"columns names {len(names)} column(s), and its first row has {len(header)}.")
+        return options | {"names": list(names), "features": Features({name: Value("string") for name in names})}
     if twice := [name for name in header if name and header.count(name) > 1]:
         raise ValueError(f"the header has {twice[0]!r} twice.")
     columns = pd.read_csv(file, nrows=0, **options).columns

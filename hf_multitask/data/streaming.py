@@ -15,6 +15,7 @@ from hf_multitask.arguments import OnBadRows
 from hf_multitask.data.loading import (
     IS_ID_AMONG_NAMES,
     BadRow,
+    Columns,
     SplitReport,
     row_checker,
     standard_columns,
@@ -54,7 +55,7 @@ class StreamedRows:
         name: The task's name, for messages.
         task: The task.
         stream: The raw rows, as often as asked for.
-        columns: From standard column name to the stream's name for it.
+        columns: From standard column name to the stream's name for it, or its names.
         where: The place of the rows, for messages.
         tokenizer, max_length: As for [`tokenize`].
         label_map: As for [`check_rows`].
@@ -73,7 +74,7 @@ class StreamedRows:
         name: str,
         task: TaskConfig,
         stream: IterableDataset,
-        columns: Mapping[str, str],
+        columns: Columns,
         where: str,
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
@@ -156,7 +157,7 @@ class StreamedRows:
                 if bad := self._bad_row(row):
                     dropped += 1
                     self._drop(bad, dropped)
-                by_id += row["by_id"] and bad is None
+                by_id += bool(row["by_id"]) and bad is None
                 if pass_ == 0:
                     self._read_so_far = (read, dropped, by_id)
                 if bad is None:
@@ -167,7 +168,8 @@ class StreamedRows:
     def _bad_row(self, row: dict[str, Any]) -> BadRow | None:
         """What is wrong with a checked row, if anything is."""
         problem = row["problem"]
-        if not problem and self._has_ids is not None and row["by_id"] != self._has_ids:
+        # A row without labels has neither names nor ids.
+        if not problem and None not in (self._has_ids, row["by_id"]) and row["by_id"] != self._has_ids:
             mixed = "has a label's name, where other rows have ids." if self._has_ids else IS_ID_AMONG_NAMES
             problem = f"column {self._label!r} {mixed}"
         return BadRow(row["row"], problem) if problem else None
@@ -203,7 +205,7 @@ class StreamedRows:
         """The labels of the first rows, which are looked at in the source's order."""
         with _readable(self._place):
             rows = list(islice(_rows(self._checked), LOOKED_AT))
-        are_ids = [row["by_id"] for row in rows if not row["problem"]]
+        are_ids = [row["by_id"] for row in rows if not row["problem"] and row["by_id"] is not None]
         self._has_ids = all(are_ids) if are_ids else None
         found = [self._bad_row(row) for row in rows]
         for bad in filter(None, found):

@@ -18,7 +18,7 @@ def check_tokenized(
     task: TaskConfig,
     tokenizer: PreTrainedTokenizerBase | None,
     most_tokens: int,
-    label: str = "label",
+    label: str | list[str] = "label",
     label_map: Mapping[Any, Any] | None = None,
     sizes: Mapping[str, int] | None = None,
 ) -> tuple[Dataset, list[BadRow], int]:
@@ -30,7 +30,7 @@ def check_tokenized(
         task: What the rows are for.
         tokenizer: Knows the padding; None: rows without a mask are taken to have none.
         most_tokens: Of the longest row that the model takes.
-        label: The column with the label; without it, rows are taken to have none.
+        label: The column with the label, or those with the labels; without one, rows are taken to have none.
         label_map: As for [`check_rows`].
         sizes: As [`embedding_sizes`] gives them.
 
@@ -63,7 +63,7 @@ def check_tokenized(
             rows, numbers = rows.select(np.flatnonzero(~found.are_bad)), numbers[~found.are_bad]
             cut = rows
     by_id = 0
-    if label in cut.column_names and len(cut):
+    if _names(label) <= {*cut.column_names} and len(cut):
         cut, with_bad_labels, by_id = _with_checked_labels(cut, task, label, label_map)
         bad += [BadRow(int(numbers[row.row - 1]), row.problem) for row in with_bad_labels]
         numbers = np.delete(numbers, [row.row - 1 for row in with_bad_labels])
@@ -196,7 +196,7 @@ def _replace(rows: Dataset, values: Mapping[str, np.ndarray], lengths: np.ndarra
 
 
 def _with_checked_labels(
-    rows: Dataset, task: TaskConfig, label: str, label_map: Mapping[Any, Any] | None
+    rows: Dataset, task: TaskConfig, label: str | list[str], label_map: Mapping[Any, Any] | None
 ) -> tuple[Dataset, list[BadRow], int]:
     """As [`check_rows`], of rows whose tokens are good."""
     if label == "label" and not label_map and _are_read(rows, task):
@@ -205,8 +205,13 @@ def _with_checked_labels(
     if bad:
         rows = rows.select([row - 1 for row in labels["row"]])
     column: Any = labels.with_format("arrow")[:]["label"]
-    rows = rows.remove_columns(list({label, "label"}.intersection(rows.column_names)))
+    rows = rows.remove_columns(list((_names(label) | {"label"}).intersection(rows.column_names)))
     return rows.add_column("label", column, feature=labels.features["label"]), bad, by_id
+
+
+def _names(label: str | list[str]) -> set[str]:
+    """The columns of a label."""
+    return {label} if isinstance(label, str) else set(label)
 
 
 def _are_read(rows: Dataset, task: TaskConfig) -> bool:

@@ -78,6 +78,17 @@ def analyse_classification(
     )
 
 
+def analyse_labels(names: Sequence[str], predicted: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+    """`precision`, `recall`, `f1` and `rows` of each label of rows that have several; what is divided by 0 is NaN.
+
+    Args:
+        names: Of the labels.
+        predicted, labels: 1 where a row has the label, and else 0, [B, C].
+    """
+    precision, recall, f1, rows = precision_recall_fscore_support(labels, predicted, zero_division=np.nan)
+    return pd.DataFrame({"precision": precision, "recall": recall, "f1": f1, "rows": rows}, index=list(names))
+
+
 def calibration_curve(confidence: np.ndarray, is_right: np.ndarray) -> pd.DataFrame:
     """How often predictions are right that are as sure, in ten equal bins from 0 to 1.
 

@@ -67,14 +67,14 @@ def encoded(figure: Figure, kind: Format) -> bytes:
     return content.getvalue()
 
 
-def axis_names(labels: Sequence[str]) -> tuple[list[str], list[str]]:
+def axis_names(labels: Sequence[str], most: int = _CLASSES) -> tuple[list[str], list[str]]:
     """What axes call some labels, and the sentence of the caption that this needs, if any.
 
-    Long names are cut. Where two would look alike, no installed font has a sign, or there are very many, labels are
-    numbered from 1.
+    Long names are cut. Where two would look alike, no installed font has a sign, or there are more than `most`, labels
+    are numbered from 1.
     """
     shown, numbers = [_cut(" ".join(label.split())) for label in labels], [str(n + 1) for n in range(len(labels))]
-    if len(labels) > _CLASSES:
+    if len(labels) > most:
         return numbers, ["Labels are numbered from 1, in the order of the table."]
     if len(set(shown)) == len(labels) and all(map(_drawable, shown)):
         return shown, []
@@ -186,6 +186,24 @@ def band_figure(analysis: RegressionAnalysis) -> Figure:
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set(xlabel="label", ylabel="error")
         axes.legend()
+        return figure
+
+
+def label_figure(by_label: pd.DataFrame) -> Figure:
+    """F1 of each label as a bar, with its precision and its recall as marks.
+
+    Args:
+        by_label: `f1`, `precision` and `recall`, with the labels' names as the index; what is NaN is not drawn.
+    """
+    with _axes(5.5, 1.2 + 0.22 * len(by_label)) as (figure, axes):
+        # The first label is at the top.
+        places = np.arange(len(by_label))[::-1]
+        axes.barh(places, by_label["f1"].fillna(0), color="0.8", edgecolor="black", label="F1")
+        axes.plot(by_label["precision"], places, "o", color="black", markerfacecolor="white", label="precision")
+        axes.plot(by_label["recall"], places, "D", color="black", markersize=4, label="recall")
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.7, len(by_label) - 0.3), yticks=places, yticklabels=list(by_label.index))
+        axes.grid(visible=False, axis="y")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25 / (1.2 + 0.22 * len(by_label)) - 0.02), ncols=3)
         return figure
 
 

@@ -51,6 +51,23 @@ class Metric:
         return np.apply_along_axis(lambda drawn: self.compute(*(values[drawn] for values in evidence)), -1, rows)
 
 
+@dataclass(frozen=True)
+class MeanMetric(Metric):
+    """A metric that reads nothing but the means over rows of its evidence, of arrays [B, ...] the means over B.
+
+    Its `compute` takes the means over the last axis but one. So the means of rows that are drawn, which are one product
+    of how often each row is drawn with all rows, can stand for these rows as a single one: thousands of resamples of
+    rows with many labels take no longer than a second, where to draw them takes minutes.
+    """
+
+    def of_rows(self, evidence: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+        drawn, known = rows.reshape(-1, rows.shape[-1]), len(evidence[0])
+        numbers = drawn + known * np.arange(len(drawn))[:, None]
+        times = np.bincount(numbers.ravel(), minlength=known * len(drawn)).reshape(len(drawn), known)
+        means = (times @ np.asarray(values, dtype=np.float64) / rows.shape[-1] for values in evidence)
+        return self.compute(*(mean[:, None] for mean in means)).reshape(rows.shape[:-1])
+
+
 def as_it_is(value: Any) -> Any:
     """The way to [0, 1] of what is there already."""
     return value

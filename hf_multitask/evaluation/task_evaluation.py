@@ -184,6 +184,10 @@ class TaskEvaluation:
             return {}
         return self.score(np.stack([self.constant(train_labels)] * len(labels)), labels)
 
+    def tuned(self, rows: "TaskPredictions") -> dict[str, Any]:
+        """Keys of the task that decide what its outputs predict, as they suit these rows best; none if it has none."""
+        return {}
+
     # ---- Reports ----
 
     def errors(self, rows: "TaskPredictions") -> np.ndarray:

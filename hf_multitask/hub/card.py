@@ -3,7 +3,7 @@
 import math
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,6 +91,7 @@ def build_card(
     sizes: Mapping[str, Mapping[str, int]],
     parameters: int,
     adapter: Adapter | None = None,
+    tuned: Collection[str] = (),
     **metadata: Any,
 ) -> ModelCard:
     """Fills the template `model_card.md`; nothing is said that the run did not do or measure.
@@ -105,6 +106,7 @@ def build_card(
         sizes: Rows by split and task; used where there are no reports.
         parameters: Of the model.
         adapter: What was trained of it, if not the whole.
+        tuned: The tasks whose thresholds were picked by the validation rows.
         metadata: Further `tags`, and fields of `ModelCardData` that go before those which are filled here.
     """
     metrics = _last(history, "eval_")
@@ -145,7 +147,7 @@ def build_card(
         hyperparameters=_hyperparameters(args),
         hardware=_hardware(args),
         seconds=_last(history, "train_runtime").get("train_runtime"),
-        limits=list(_limits(facts, config, metrics)),
+        limits=list(_limits(facts, config, metrics, tuned)),
     )
 
 
@@ -179,9 +181,11 @@ def _encoder(config: MultiTaskBertConfig) -> str:
     return f"of type {encoder.model_type}" + (f" with {' of '.join(known)}" if known else "")
 
 
-def _limits(facts: RunFacts, config: MultiTaskBertConfig, metrics: Metrics) -> Iterator[str]:
+def _limits(facts: RunFacts, config: MultiTaskBertConfig, metrics: Metrics, tuned: Collection[str]) -> Iterator[str]:
     """What the run's own figures warn of."""
     for name, task in config.tasks.items():
+        if name in tuned:
+            yield f"`{name}`: the validation rows picked its thresholds, and its scores on these are a little too good."
         yield from _shortfall(name, task, facts, metrics)
         yield from (f"`{name}`: {limit}" for limit in evaluation_of(task).limits())
     for split, by_task in facts.reports.items():

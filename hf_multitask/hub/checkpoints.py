@@ -18,8 +18,6 @@ from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig
 from hf_multitask.recipe_yaml import as_boolean
 
 LAST_CHECKPOINT = "last-checkpoint"
-# How a task is trained and scored, not what it is: a run that goes on may change them, as it may its learning rate.
-_CHANGEABLE = ("dropout", "weight", "metrics", "counts")
 # Of an encoder's configuration: by what its key is told, beside those that every model of transformers has.
 _CHANGEABLE_OF_ENCODER = re.compile(r"_|.*drop|.*initializer|use_cache$|output_")
 
@@ -84,7 +82,7 @@ def _task_differences(saved: MultiTaskBertConfig, wanted: MultiTaskBertConfig) -
         yield f"it has {', '.join(saved.tasks) or 'none'}, and the run has {', '.join(wanted.tasks) or 'none'}"
     for name in (name for name in saved.tasks if name in wanted.tasks):
         there, here = saved.tasks[name], wanted.tasks[name]
-        for key in there.differences(here, free=(*_CHANGEABLE, "pooling")):
+        for key in there.differences(here, free=(*there.CHANGEABLE_KEYS, "pooling")):
             values = (getattr(there, key, None), getattr(here, key, None))
             yield f"{key} of task {name!r} is {values[0]!r} there and {values[1]!r} in the run"
         poolings = saved.pooling_of(name), wanted.pooling_of(name)

@@ -56,6 +56,8 @@ class ModelPublisher(Trainer):
     _hub_api: HfApi
     # What the card says beyond what the trainer knows; a recipe or a user sets it.
     run_facts: RunFacts | None = None
+    # See [`MultiTaskEvaluator`].
+    tuned: tuple[str, ...]
     # What became of the rows that were given in Python, by split and task.
     data_reports: dict[str, dict[str, SplitReport]]
 
@@ -172,6 +174,7 @@ class ModelPublisher(Trainer):
             sizes=sizes,
             parameters=self.model.num_parameters(),
             adapter=describe_adapter(self.model),
+            tuned=self.tuned,
             language=language,
             license=license,
             tags=tags,

@@ -10,6 +10,9 @@ A value of a classification is
 
 A boolean is a label by its name alone, `true` or `false` in any case, as a text too. A dataset's own class names are
 matched by name, in any case; where one of them is no label, the dataset is refused.
+
+Several labels of a row are a list of such values, a string with a separator between them, or a column for each label
+that has 0 or 1; an empty list or string is a row without labels.
 """
 
 import math
@@ -159,6 +162,79 @@ class ClassReader:
                 "by label_map which class is which label."
             )
         return ids
+
+
+class ClassListReader:
+    """Reads the raw labels of rows that have several, or none.
+
+    Args:
+        labels, label_map, own_names: As for [`ClassReader`], which reads each of a row's labels.
+        separator: Between the labels of one string.
+
+    Raises:
+        ValueError: As for [`ClassReader`].
+
+    Example:
+        >>> read = ClassListReader(["joy", "grief", "fear"])
+        >>> read(["fear", "joy"]), read("2, 0"), read("")
+        (([0, 2], False), ([0, 2], True), ([], None))
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        separator: str = ",",
+        label_map: Mapping[Any, Any] | None = None,
+        own_names: Sequence[str] | None = None,
+    ) -> None:
+        self._read = ClassReader(labels, label_map, own_names)
+        self._separator = separator
+        self._inseparable = [name for name in map(str, [*labels, *(label_map or {})]) if separator in name.strip()]
+
+    def __call__(self, value: Any) -> tuple[list[int], bool | None]:
+        """The class ids in their order, each once, and whether they were read as ids; None of none.
+
+        Raises:
+            ValueError: It is missing, or has what is no label; the message continues a sentence that begins with the
+                column's name.
+        """
+        if value is None:
+            raise ValueError("is missing; a row without labels has an empty list, or an empty text.")
+        values = self._split(value) if isinstance(value, str) else value
+        found = [self._one(value, each) for each in (values if isinstance(values, (list, tuple)) else [values])]
+        if len({by_id for _, by_id in found}) > 1:
+            raise ValueError(f"is {value!r}, with class ids among the labels' names.")
+        return sorted({label_id for label_id, _ in found}), found[0][1] if found else None
+
+    def _split(self, text: str) -> list[str]:
+        if self._separator in text and self._inseparable:
+            raise ValueError(
+                f"is {text!r}, where {self._separator!r} could be between two labels or in {self._inseparable[0]!r}: "
+                "set separator to characters that no label has, or give lists of labels."
+            )
+        return text.split(self._separator) if text.strip() else []
+
+    def _one(self, whole: Any, value: Any) -> tuple[int, bool]:
+        try:
+            return self._read(value)
+        except ValueError as error:
+            raise (
+                error if whole is value or whole == value else ValueError(f"is {whole!r}, in which a label {error}")
+            ) from error
+
+
+def read_flag(value: Any) -> bool:
+    """Whether a row has the label of a column.
+
+    Raises:
+        ValueError: It is not 0 or 1, or false or true; the message continues a sentence that begins with the column's
+            name.
+    """
+    _refuse_empty(value, {})
+    for flag, word in ((False, "false"), (True, "true")):
+        if _as_number(value) == int(flag) or str(value).strip().casefold() == word:
+            return flag
+    raise ValueError(f"is {value!r}, not 0 or 1, nor false or true.")
 
 
 class ScoreReader:

@@ -52,7 +52,8 @@ class MultiTaskPipeline(Pipeline):
 
     For each input it gives, for one `task`, a prediction, and otherwise predictions by task. A prediction is, of a
     classification, `label` (its name), `label_id` and `score`, its probability from 0 to 1 (a list of such, likeliest
-    first, if `top_k` is not 1); of a regression, `score`, within the task's range. A generator, a `torch` dataset, or
+    first, if `top_k` is not 1); where a text has several labels or none, always a list of such, by default of those
+    that reach their thresholds; of a regression, `score`, within the task's range. A generator, a `torch` dataset, or
     what has no length gives an iterator.
 
     Raises:

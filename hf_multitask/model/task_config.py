@@ -22,8 +22,8 @@ Pooling = Literal["cls", "mean", "max"]
 PairEncoding = Literal["bi", "cross"]
 PairFeatures = Literal["u,v", "u,v,|u-v|", "u,v,u*v", "u,v,|u-v|,u*v"]
 
-# Reads one raw label: what is stored for it, and whether the value was taken for a class id.
-LabelReader = Callable[[Any], tuple[Any, bool]]
+# Reads one raw label: what is stored for it, and whether the value was taken for a class id; None where it has none.
+LabelReader = Callable[[Any], tuple[Any, bool | None]]
 
 _KINDS: dict[str, type["TaskConfig"]] = {}
 # Names of config version 1, which said in one word what is predicted and of how many texts.
@@ -109,6 +109,8 @@ class TaskConfig:
     TEXTS: ClassVar[tuple[int, ...]] = (1, 2)
     # Keys by which a head means the same whatever they are.
     FREE_KEYS: ClassVar[tuple[str, ...]] = ("pooling", "dropout", "weight", "metrics", "counts")
+    # Keys that say how a task is trained, decided or scored, not what it is: a run that goes on may change them.
+    CHANGEABLE_KEYS: ClassVar[tuple[str, ...]] = ("dropout", "weight", "metrics", "counts")
     # Keys that say what a row and its label are: where they differ, the same rows mean something else to two models.
     LABEL_KEYS: ClassVar[tuple[str, ...]] = ("type", "texts")
     # What a prediction has, in plain values.
@@ -117,6 +119,8 @@ class TaskConfig:
     READS_TOKENS: ClassVar[bool] = False
     # Whether a row's label is a list of class ids or scores, and not one.
     LABEL_IS_LIST: ClassVar[bool] = False
+    # Whether a row's labels may stand in several columns, one for each, that say whether the row has it.
+    TAKES_COLUMNS: ClassVar[bool] = False
     # Of a row's label, as it is collated.
     label_dtype: ClassVar[torch.dtype] = torch.int64
 

@@ -13,7 +13,12 @@ from hf_multitask.data.dataset import MultiTaskDataset
 from hf_multitask.data.given import GivenData
 from hf_multitask.data.loading import SplitReport
 from hf_multitask.evaluation.metrics import mean_of_shares
-from hf_multitask.evaluation.task_evaluations import check_metrics, evaluation_of, is_greater_better
+from hf_multitask.evaluation.task_evaluations import (
+    TaskPredictions,
+    check_metrics,
+    evaluation_of,
+    is_greater_better,
+)
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.model.messages import nearest
 from hf_multitask.model.packing import use_packing
@@ -41,6 +46,8 @@ class MultiTaskEvaluator(Trainer):
     data_reports: dict[str, dict[str, SplitReport]]
     # By task, what a caller computes in place of our metrics; None: the caller computes all, or nothing.
     _own_metrics: Mapping[str, Callable[[EvalPrediction], dict[str, float]]] | None
+    # The tasks that `tune_thresholds` picked something for.
+    tuned: tuple[str, ...] = ()
 
     def _metrics_function(self, compute_metrics: Any) -> Any:
         """What the parent is to call: ours, with a caller's own function for some tasks, or a caller's alone.
@@ -173,6 +180,32 @@ class MultiTaskEvaluator(Trainer):
             # The parent would run a separate evaluation, with callbacks and all, for each value of a dict.
             eval_dataset = self._prepare_datasets("eval_dataset", eval_dataset, "evaluate")
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def tune_thresholds(self, eval_dataset: Any = None) -> dict[str, dict[str, Any]]:
+        """Picks what decides which labels outputs predict, such as thresholds, by labelled rows; the config keeps it.
+
+        Scores on the same rows are then a little too good, which the card says.
+
+        Args:
+            eval_dataset: A dictionary of datasets; None: the trainer's own.
+
+        Returns:
+            By task, the keys that were picked and their values; none of tasks that have nothing to pick.
+        """
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        output: Any = self.predict(rows)
+        picked = {}
+        for name, labels in (output.label_ids or {}).items():
+            task = self._tasks[name]
+            if values := evaluation_of(task).tuned(TaskPredictions(task, output.predictions[name], labels)):
+                picked[name] = values
+                for key, value in values.items():
+                    setattr(task, key, value)
+                    logger.info("task %r: %s: %s.", name, key, value)
+        if not picked:
+            logger.warning("No task has thresholds to tune.")
+        self.tuned = tuple(picked)
+        return picked
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As the parent; the model is not given the numbers of the rows."""

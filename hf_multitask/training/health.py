@@ -132,7 +132,7 @@ class NonFiniteGuard(TrainerCallback):
             if not (only_bad and losses[name].isfinite()):
                 wrong = (~logits[name].isfinite()).reshape(count, -1).any(1).nonzero().flatten().tolist()
                 rows = [
-                    {"row": numbers[i], "label": inputs["labels"][name][i].item(), "text": texts[start + i]}
+                    {"row": numbers[i], "label": inputs["labels"][name][i].tolist(), "text": texts[start + i]}
                     for i in wrong or range(count)
                 ]
                 place = {"step": step, "process": self._accelerator.process_index, "task": name}

@@ -181,7 +181,10 @@ def test_classes_of_the_dataset_and_of_pandas_are_matched_by_name(tokenizer: Any
         ),
         (["mood"], "columns must be a dictionary with keys such as text and label by task, not ['mood']"),
         ({"mood": {"text": 3}}, "columns: task 'mood': text must be the name of a column, or a list of names, not 3"),
-        ({"mood": {"label": ["a"]}}, "columns: task 'mood': label must be text, not ['a']"),
+        (
+            {"mood": {"label": ["a"]}},
+            "columns: task 'mood': label must name one column, as a row of single_label_classification has one",
+        ),
         (
             {"same": {"text": "a"}},
             "columns: task 'same': text must name 2 column(s), as a row has 2 text(s), not ['a']",
@@ -294,3 +297,22 @@ def test_a_generators_rows_are_named_too(make: Any) -> None:
     train["quora"] = IterableDataset.from_generator(lambda: iter(train["sts"]))
     with pytest.raises(ValueError, match=r"train_dataset has no column 'q1'; .* Say by columns=\{'quora': ...\}"):
         make(train, None, columns=COLUMNS, on_bad_rows="drop")
+
+
+FLAGS = {"review": ["a film", "the plot", "a cat"], "joy": [1, 0, 0], "grief": [True, False, False]}
+
+
+def test_labels_of_a_row_may_have_a_column_each(tokenizer: Any, caplog: Any) -> None:
+    moods = TaskConfig("multi_label_classification", labels=["grief", "joy"])
+    columns = {"moods": {"text": "review", "label": ("joy", "grief")}}
+    data = GivenData({"moods": moods}, tokenizer, 16, 64, columns)
+    rows, reports = data.prepare("train_dataset", {"moods": Dataset.from_dict(FLAGS)})
+    assert [item["label"] for item in (rows[i] for i in range(3))] == [[0, 1], [], []]
+    assert reports["moods"].labels_by_name == 3
+    unlabelled = Dataset.from_dict({"review": ["a film"]})
+    with pytest.raises(ValueError, match="train_dataset has no column 'joy'"):
+        data.prepare("train_dataset", {"moods": unlabelled})
+    with pytest.raises(ValueError, match="train_dataset has no column 'grief'"):
+        data.prepare("train_dataset", {"moods": Dataset.from_dict(FLAGS).remove_columns("grief")})
+    tokens, _ = data.prepare("test_dataset", {"moods": unlabelled})
+    assert "label" not in tokens[0]

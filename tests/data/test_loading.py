@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_multitask import TaskConfig
 from hf_multitask.data.loading import check_rows, count_overlap, load_split, row_checker
@@ -189,3 +189,89 @@ def test_rows_that_stand_in_both_splits_are_counted() -> None:
     train = Dataset.from_dict({"sentence1": ["a", "b", "c"], "sentence2": ["x", "y", "z"]})
     other = Dataset.from_dict({"sentence1": ["a", " b ", "c", "x"], "sentence2": ["x", "y", "x", "a"]})
     assert count_overlap(train, other, STS) == 2
+
+
+# ---- Several labels of a row ----
+
+MOODS = TaskConfig("multi_label_classification", labels=["joy", "grief", "fear"])
+
+
+def test_several_labels_are_stored_as_a_list_of_ids() -> None:
+    rows, bad = check(MOODS, [("a", "fear,joy"), ("b", ""), ("c", "grief")])
+    assert not bad
+    assert rows["label"][:] == [[0, 2], [], [1]]
+    assert rows.features["label"] == List(ClassLabel(names=MOODS.labels))
+
+
+def test_rows_without_labels_stand_beside_names_and_beside_ids() -> None:
+    for labels in ([["grief"], [], ["joy"]], [[1], [], [0]]):
+        raw = Dataset.from_dict({"sentence": list("abc"), "label": labels})
+        rows, bad, by_id = check_rows(raw, MOODS, {"sentence": "sentence", "label": "label"})
+        assert (rows["label"][:], bad, by_id) == ([[1], [], [0]], [], 2 * isinstance(labels[0][0], int))
+    _, bad = check(MOODS, [("a", "grief"), ("b", ""), ("c", "1"), ("d", "x")])
+    assert bad[0] == "row 3: column 'label' is a class id, where other rows have the labels' names."
+    assert bad[1].startswith("row 4: column 'label' is 'x', not one of the labels")
+
+
+def test_no_row_needs_a_label() -> None:
+    rows, bad = check(MOODS, [("a", ""), ("b", "")])
+    assert (rows["label"][:], bad) == ([[], []], [])
+
+
+def test_lists_of_the_hubs_classes_are_matched_by_name() -> None:
+    feature = List(ClassLabel(names=["Fear", "Grief", "Joy"]))
+    features = Features({"sentence": Value("string"), "label": feature})
+    raw = Dataset.from_dict({"sentence": ["a", "b"], "label": [[0, 2], []]}, features=features)
+    rows, _, by_id = check_rows(raw, MOODS, {"sentence": "sentence", "label": "label"})
+    assert (rows["label"][:], by_id) == ([[0, 2], []], 0)
+    strange = List(ClassLabel(names=["Fear", "Anger"]))
+    with pytest.raises(ValueError, match=r"the dataset's classes .* are not the task's labels"):
+        row_checker(features | {"label": strange}, MOODS, {"sentence": "sentence", "label": "label"})
+
+
+COLUMNS = {"sentence": "sentence", "label": ["Fear", "joy", "grief"]}
+
+
+def flags(*rows: tuple) -> Dataset:
+    names = ["sentence", "Fear", "joy", "grief"]
+    return Dataset.from_dict({name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)})
+
+
+@pytest.mark.parametrize(
+    ("yes", "no"), [(1, 0), ("1", "0"), (True, False), ("true", "false"), ("TRUE", "False"), (1.0, 0.0)]
+)
+def test_labels_may_have_a_column_each(yes: Any, no: Any) -> None:
+    raw = flags(("a", yes, no, yes), ("b", no, no, no), ("c", no, yes, no))
+    rows, bad, by_id = check_rows(raw, MOODS, COLUMNS)
+    assert (rows["label"][:], bad, by_id) == ([[1, 2], [], [0]], [], 0)
+    assert rows.column_names == ["sentence", "label", "row"]
+
+
+def test_a_column_that_does_not_say_whether_is_a_bad_row() -> None:
+    _, bad, _ = check_rows(flags(("a", "1", "0", "1"), ("b", "0", "maybe", "0"), ("c", "0", "0", "")), MOODS, COLUMNS)
+    assert list(map(str, bad)) == [
+        "row 2: column 'joy' is 'maybe', not 0 or 1, nor false or true.",
+        "row 3: column 'grief' is empty.",
+    ]
+
+
+def test_columns_are_matched_to_labels_by_name_or_as_a_map_says() -> None:
+    raw = flags(("a", 1, 0, 0), ("b", 0, 1, 1))
+    with pytest.raises(ValueError, match=r"the dataset's classes \['Fear', 'joy', 'grief'\] are not the task's labels"):
+        check_rows(raw, TaskConfig("multi_label_classification", labels=["fright", "joy"]), COLUMNS)
+    two = TaskConfig("multi_label_classification", labels=["bad", "good"])
+    rows, _, _ = check_rows(raw, two, COLUMNS, {"Fear": "bad", "grief": "bad", "joy": "good"})
+    assert rows["label"][:] == [[0], [0, 1]]
+
+
+def test_a_file_may_have_a_column_for_each_label(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text,joy,grief,fear\na film,1,0,1\nthe plot,0,0,0\n")
+    source = FileSource(text=["text"], label=["joy", "grief", "fear"], train="t.csv", data_dir=str(tmp_path))
+    rows, report = load_split("moods", MOODS, source, "train")
+    assert rows["label"][:] == [[0, 2], []]
+    assert (report.labels_by_name, report.labels_by_id) == (2, 0)
+    source.label = ["joy", "gref", "fear"]
+    with pytest.raises(ValueError, match=r"t\.csv has no column 'gref'; did you mean 'grief'"):
+        load_split("moods", MOODS, source, "train")
+    with pytest.raises(ValueError, match="task 'sst': label must name one column, as a row of single_label_classific"):
+        load_split("sst", SST, source, "train")

@@ -118,7 +118,7 @@ def test_a_folder_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     [
         ("text", 3, "text must be the name of a column, or a list of names, not 3"),
         ("text", [None], "text must be the name of a column"),
-        ("label", 0, "label must be text, not 0"),
+        ("label", 0, "label must be the name of a column, or a list of names of columns, not 0"),
         ("train", ["a.csv"], "train must be text"),
         ("streaming", "maybe", "streaming must be true or false, not 'maybe'"),
     ],
@@ -262,3 +262,54 @@ def test_a_stream_counts_rows_from_the_files_beginning(tmp_path: Path) -> None:
     source = FileSource(train="t.tsv", data_dir=str(tmp_path))
     with pytest.raises(ValueError, match="the first of them row 2501, column 'sentence' spans lines"):
         list(source.stream("train"))
+
+
+HEADERLESS = {"train": "t.tsv", "columns": ["text", "labels", "id"]}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(("name", "delimiter"), [("t.tsv", "\t"), ("t.csv", ",")])
+def test_the_columns_of_a_file_without_a_header_are_named(
+    tmp_path: Path, name: str, delimiter: str, streaming: bool
+) -> None:
+    lines = [["A film.", "27", "a1"], ["NA", "4", "a2"]]
+    (tmp_path / name).write_text("".join(f"{delimiter.join(line)}\n" for line in lines))
+    rows = read_file(str(tmp_path / name), streaming=streaming, columns=["text", "labels", "id"])
+    assert list(rows) == [dict(zip(["text", "labels", "id"], line, strict=True)) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.tsv", "a\t1\n", r"cannot be read as csv: columns names 3 column\(s\), and its first row has 2"),
+        ("t.tsv", "a\t1\tx\ty\n", r"columns names 3 column\(s\), and its first row has 4"),
+        ("t.tsv", "a\t1\tx\nb\t1\tx\ty\n", "Expected 3 fields in line 2, saw 4"),
+        ("t.tsv", "a\t1\tx\nb\t1\tx\nc\t1\tx\ty\n", "Expected 3 fields in line 3, saw 4"),
+        ("t.jsonl", '{"text": "a"}\n', "has names of its own: columns is for csv and tsv files that have no header"),
+    ],
+)
+def test_columns_that_a_file_does_not_have_are_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        FileSource(**{**HEADERLESS, "train": name}, data_dir=str(tmp_path)).load("train")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"columns": ["a", "a"]}, "columns names column 'a' twice"),
+        ({"columns": [1]}, r"columns must be a list of names of columns, not \[1\]"),
+        ({"columns": 3}, "columns must be a list of names of columns, not 3"),
+        ({"label": ["a", "a"]}, "label names column 'a' twice"),
+        ({"label": []}, r"label must be the name of a column, or a list of names of columns, not \[\]"),
+        ({"label": ["a", 1]}, "label must be the name of a column"),
+    ],
+)
+def test_names_that_are_none_are_refused(keys: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FileSource(**keys)
+
+
+def test_one_column_without_a_header_may_have_what_separates_others(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text("A film, a plot.\nThe end, at last.\n")
+    assert read_file(str(tmp_path / "t.tsv"), columns=["text"])["text"][:] == ["A film, a plot.", "The end, at last."]

@@ -222,3 +222,25 @@ def test_a_name_where_the_first_rows_have_ids_is_a_bad_row(tokenizer: Any) -> No
     assert rows[[1199]]["row"] == [1200]
     with pytest.raises(StreamError, match="row 1201: column 'label' has a label's name, where other rows have ids"):
         rows[[1200]]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"label": [["fear", "joy"], [], ["grief"]]},
+        {"label": [[2, 0], [], [1]]},
+        {"label": ["fear,joy", "", "grief"]},
+        {"joy": [1, 0, 0], "grief": [0, 0, 1], "fear": [1, 0, 0]},
+    ],
+    ids=["names", "ids", "text", "columns"],
+)
+def test_several_labels_come_through_as_lists_of_ids(tokenizer: Any, columns: Any) -> None:
+    table = Dataset.from_dict({"sentence": ["a cat"] * 3, **columns}).to_iterable_dataset()
+    label = "label" if "label" in columns else list(columns)
+    source = GivenSource(dataset=table, shuffle_buffer=1, label=label)
+    moods = TaskConfig("multi_label_classification", labels=["joy", "grief", "fear"])
+    rows = load_stream("moods", moods, source, "train_dataset", tokenizer, 16)
+    # Also those that a predictor which ignores the text knows.
+    assert rows.labels == rows[[0, 1, 2]]["label"] == [[0, 2], [], [1]]
+    report = rows.refresh_report()
+    assert (report.rows, report.labels_by_id) == (3, 2 if columns.get("label", [[""]])[0] == [2, 0] else 0)

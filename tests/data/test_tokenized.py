@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, List
 
 from hf_multitask import MultiTaskTrainer, MultiTaskTrainingArguments, TaskConfig
 from hf_multitask.data.tokenized import check_tokenized
@@ -254,3 +254,22 @@ def test_scores_out_of_range_are_refused_and_others_stay(tokenizer: Any) -> None
         labels = ["1", bad] if isinstance(bad, str) else [1.0, bad]
         (problem,) = problems(rows(**ids, label=labels), STS, tokenizer, 8)
         assert problem == f"row 2: column 'label' is {bad!r}, not a score from 0 to 5."
+
+
+MOODS = TaskConfig("multi_label_classification", labels=["joy", "grief", "fear"])
+
+
+def test_several_labels_become_lists_of_ids_and_are_read_once(tokenizer: Any) -> None:
+    for labels in ([["fear", "joy"], []], [[2, 0], []], ["fear,joy", ""]):
+        checked = check(rows(input_ids=[[2, 3]] * 2, label=labels), MOODS, tokenizer, 8)
+        assert checked["label"][:] == [[0, 2], []]
+        assert checked.features["label"] == List(ClassLabel(names=MOODS.labels))
+        assert check(checked, MOODS, tokenizer, 8)["label"][:] == [[0, 2], []]
+    given = rows(input_ids=[[2, 3]] * 2, joy=[1, 0], grief=[0, 0], fear=[1, 0])
+    checked, bad, _ = check_tokenized(given, MOODS, tokenizer, 8, label=["joy", "grief", "fear"])
+    assert (checked["label"][:], bad) == ([[0, 2], []], [])
+    assert set(checked.column_names) == {"input_ids", "label"}
+    assert (
+        "row 2: column 'label' is [3], in which a label is 3"
+        in problems(rows(input_ids=[[2, 3]] * 2, label=[[0], [3]]), MOODS, tokenizer, 8)[0]
+    )

@@ -15,6 +15,7 @@ from hf_multitask.evaluation.figures import (
     confusion_figure,
     encoded,
     interval_figure,
+    label_figure,
     trace_figure,
 )
 from hf_multitask.model.configuration_mtbert import TaskConfig
@@ -107,3 +108,21 @@ def test_the_ticks_of_a_logarithmic_scale_are_numbers(values: list[float]) -> No
         if tick.get_text() and low <= tick.get_position()[1] <= high
     ]
     assert len(shown) >= 2
+
+
+@pytest.mark.parametrize("count", [2, 40])
+def test_the_bars_of_labels_keep_their_names_and_differ_by_more_than_colour(count: int) -> None:
+    names = [f"label {number}" for number in range(count)]
+    assert axis_names(names, most=count) == (names, [])
+    f1 = np.linspace(0, 1, count)
+    table = pd.DataFrame({"f1": f1, "precision": f1, "recall": 1 - f1}, index=names)
+    # Of a label that no row has there is nothing to draw.
+    table.loc[names[0], ["f1", "precision"]] = np.nan
+    figure = label_figure(table)
+    encoded(figure, "png")
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == names
+    assert axes.patches[1].get_y() < axes.patches[0].get_y()
+    assert [bar.get_width() for bar in axes.patches] == [0, *f1[1:]]
+    assert len({line.get_marker() for line in axes.lines}) == 2
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["precision", "recall", "F1"]

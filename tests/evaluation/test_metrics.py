@@ -7,7 +7,7 @@ from scipy.stats import pearsonr
 from sklearn.metrics import accuracy_score, root_mean_squared_error
 
 from hf_multitask import TaskConfig
-from hf_multitask.evaluation.metrics import Metric, mean_of_shares
+from hf_multitask.evaluation.metrics import MeanMetric, Metric, mean_of_shares
 from hf_multitask.evaluation.task_evaluations import evaluation_of
 
 CLASSES: Any = evaluation_of(TaskConfig("single_label_classification", num_labels=3))
@@ -80,3 +80,16 @@ def test_metrics_of_many_draws_of_rows_are_those_of_each() -> None:
         values = metric.of_rows((predicted, labels), rows)
         assert values.shape == (3, 4)
         assert values[1, 2] == pytest.approx(metric.compute(predicted[rows[1, 2]], labels[rows[1, 2]]), abs=1e-12)
+
+
+def test_a_metric_of_means_reads_of_drawn_rows_what_it_reads_of_all() -> None:
+    def ratio(first: np.ndarray, second: np.ndarray) -> Any:
+        return (first.mean(axis=-2) / second.mean(axis=-2)).sum(axis=-1)
+
+    draw = np.random.default_rng(0)
+    evidence = (draw.random((20, 3)), 1 + draw.random((20, 3)))
+    rows = draw.integers(20, size=(4, 7))
+    # Fewer rows than there are, as where one is left out.
+    expected = [ratio(*(values[drawn] for values in evidence)) for drawn in rows]
+    assert MeanMetric("Ratio", ratio).of_rows(evidence, rows).tolist() == pytest.approx(expected)
+    assert float(MeanMetric("Ratio", ratio).of_rows(evidence, rows[0])) == pytest.approx(expected[0])

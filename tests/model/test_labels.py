@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from hf_multitask import TaskConfig
+from hf_multitask.model.labels import read_flag
 
 
 def task(*labels: Any, **options: Any) -> TaskConfig:
@@ -190,3 +191,108 @@ def test_class_names_that_are_numbers_are_scores() -> None:
     assert reader(STS, {0: 1, 1: 5}, ["low", "high"])(1) == (5.0, False)
     with pytest.raises(ValueError, match="the dataset's class 'low' is 'low', not a score from 0 to 5"):
         reader(STS, {}, ["low", "high"])
+
+
+# ---- Several labels of a row ----
+
+MOODS = TaskConfig("multi_label_classification", labels=["joy", "grief", "fear"])
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        (["fear", "joy"], ([0, 2], False)),
+        ([2, 0], ([0, 2], True)),
+        (["2", 0.0], ([0, 2], True)),
+        (["joy", " joy", "joy"], ([0], False)),
+        ("fear, joy", ([0, 2], False)),
+        ("2,0", ([0, 2], True)),
+        ("grief", ([1], False)),
+        (1, ([1], True)),
+        # Neither names nor ids.
+        ([], ([], None)),
+        ("", ([], None)),
+        ("  ", ([], None)),
+    ],
+)
+def test_several_labels_are_read_each_by_the_one_rule(value: Any, read: Any) -> None:
+    assert reader(MOODS)(value) == read
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (None, "is missing; a row without labels has an empty list, or an empty text."),
+        (
+            ["joy", "fine"],
+            "is ['joy', 'fine'], in which a label is 'fine', not one of the labels ['joy', 'grief', 'fear']",
+        ),
+        ("joy,fine", "is 'joy,fine', in which a label is 'fine', not one of the labels"),
+        ("fine", "is 'fine', not one of the labels"),
+        ([3], "is [3], in which a label is 3, not one of the labels ['joy', 'grief', 'fear'] or their ids 0 to 2"),
+        (3, "is 3, not one of the labels"),
+        ("joy,,fear", "is 'joy,,fear', in which a label is empty"),
+        ("joy,", "is 'joy,', in which a label is empty"),
+        ([None], "is [None], in which a label is missing"),
+        ([["joy"]], "is [['joy']], in which a label is ['joy'], not one of the labels"),
+        ([True], "is [True], in which a label is True, a boolean"),
+        ({"joy": 1}, "is {'joy': 1}, not one of the labels"),
+        (float("nan"), "is nan, not one of the labels"),
+        ("joy,1", "is 'joy,1', with class ids among the labels' names"),
+    ],
+)
+def test_a_row_is_refused_by_the_label_that_is_none(value: Any, problem: str) -> None:
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011
+        reader(MOODS)(value)
+    assert str(refusal.value).startswith(problem)
+
+
+def test_a_label_may_have_the_separator_where_it_does_not_separate() -> None:
+    moods = TaskConfig("multi_label_classification", labels=["grief, sorrow", "joy"])
+    assert reader(moods)(["grief, sorrow"]) == ([0], False)
+    assert reader(moods)("joy") == ([1], False)
+    with pytest.raises(ValueError, match="where ',' could be between two labels or in 'grief, sorrow': set separator"):
+        reader(moods)("grief, sorrow")
+    moods = TaskConfig("multi_label_classification", labels=["grief, sorrow", "joy"], separator="||")
+    assert reader(moods)("joy||grief, sorrow") == ([0, 1], False)
+
+
+def test_labels_of_several_are_mapped_and_a_datasets_classes_are_matched_by_name() -> None:
+    assert reader(MOODS, {"sad": "grief", "mourning": "grief", "glad": 0})(["mourning", "sad", "glad"]) == (
+        [0, 1],
+        False,
+    )
+    assert reader(MOODS, own_names=["Fear", "Joy", "Grief"])([0, 2]) == ([1, 2], False)
+    with pytest.raises(ValueError, match=r"the dataset's classes .* are not the task's labels"):
+        reader(MOODS, own_names=["fear", "anger"])
+
+
+@pytest.mark.parametrize("value", [["bad"], ("bad",), {"bad": 1}])
+def test_a_list_is_no_single_label(value: Any) -> None:
+    with pytest.raises(ValueError, match="not one of the labels"):
+        reader(task("bad", "good"))(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "flag"),
+    [(1, True), ("0", False), (1.0, True), ("0.0", False), (True, True), ("False", False), (" TRUE ", True)],
+)
+def test_a_flag_is_a_number_or_a_word(value: Any, flag: bool) -> None:
+    assert read_flag(value) is flag
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (2, "is 2, not 0 or 1, nor false or true"),
+        ("yes", "is 'yes', not 0 or 1"),
+        (None, "is missing"),
+        ("", "is empty"),
+        (0.5, "is 0.5, not"),
+        (float("nan"), "is nan, not"),
+    ],
+)
+def test_anything_else_is_no_flag(value: Any, problem: str) -> None:
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011
+        read_flag(value)
+    assert str(refusal.value).startswith(problem)

@@ -19,6 +19,7 @@ TASKS = {
     "mood": {"type": "single_label_classification", "labels": ["bad", "so-so", "good"]},
     "same": {"type": "pair_classification", "labels": ["different", "same"]},
     "near": {"type": "pair_regression"},
+    "topics": {"type": "multi_label_classification", "labels": ["plot", "music"]},
 }
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
@@ -87,10 +88,19 @@ def use(screenshot: Path) -> dict[str, Any]:
 def check(seen: dict[str, Any]) -> None:
     assert seen["errors"] == []
     assert "so-so" in seen["text"]
+    # All labels of a task whose rows have several, or none.
+    assert {"plot", "music"} <= set(seen["text"].split())
     assert "different" not in seen["text"]
     assert not SCORE.search(seen["text"])
     assert SCORE.search(seen["pair"])
-    for shown in ("mood, first text", "mood, second text", "different", "same", "near (from 0 to 5)"):
+    for shown in (
+        "mood, first text",
+        "mood, second text",
+        "topics, second text",
+        "different",
+        "same",
+        "near (from 0 to 5)",
+    ):
         assert shown in seen["pair"]
 
 

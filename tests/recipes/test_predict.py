@@ -17,6 +17,7 @@ TASKS = {
     "mood": {"type": "single_label_classification", "labels": ["bad", "so-so", "good"]},
     "same": {"type": "pair_classification", "labels": ["different", "same"]},
     "near": {"type": "pair_regression"},
+    "topics": {"type": "multi_label_classification", "labels": ["plot", "music"], "thresholds": [0.0, 1.0]},
 }
 
 
@@ -204,3 +205,12 @@ def test_a_model_that_is_not_there_is_named(run_in_process: Callable, name: str)
     assert run.returncode == 2
     assert name in run.stderr
     assert len(run.stderr.splitlines()) == 1
+
+
+def test_of_several_labels_or_none_there_is_a_list(predict: Callable, model: Path) -> None:
+    run = predict("topics", stdin=jsonl({"id": "a", "sentence": "a good film"}, {"id": "b", "sentence": ""}))
+    first, second = answers(run)
+    pipe = pipeline("multi-task", model=str(model))
+    assert first == {"id": "a", "predictions": pipe("a good film", task="topics")}
+    assert [each["label"] for each in first["predictions"]] == ["plot"]
+    assert second == {"id": "b", "predictions": None, "problem": "column 'sentence' is empty."}
