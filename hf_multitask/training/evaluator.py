@@ -191,8 +191,13 @@ class MultiTaskEvaluator(Trainer):
 
         Returns:
             By task, the keys that were picked and their values; none of tasks that have nothing to pick.
+
+        Raises:
+            ValueError: There are no rows.
         """
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        if rows is None:
+            raise ValueError("tune_thresholds needs labelled rows: give an eval_dataset.")
         output: Any = self.predict(rows)
         picked = {}
         for name, labels in (output.label_ids or {}).items():

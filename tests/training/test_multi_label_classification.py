@@ -149,7 +149,7 @@ def test_the_proximal_point_is_the_divergence_from_where_the_model_was(make_batc
     terms = proximal(batch, after, random_state(torch.device("cpu")))
     for name in NAMES:
         expected = torch.stack([naive_divergence(z, w) for z, w in zip(after[name], before[name], strict=True)]).mean()
-        assert float(terms[name]) == pytest.approx(float(expected), rel=1e-4)
+        assert terms[name].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 # ---- A run ----
@@ -287,3 +287,9 @@ def test_a_run_whose_thresholds_were_tuned_is_the_same_run(make: Any, tmp_path: 
 def test_without_such_a_task_there_is_nothing_to_tune(make_trainer: Any, caplog: Any) -> None:
     assert make_trainer().tune_thresholds() == {}
     assert "No task has thresholds to tune." in caplog.text
+
+
+def test_without_rows_there_is_nothing_to_tune_by(tmp_path: Path, tokenizer: Any) -> None:
+    args = MultiTaskTrainingArguments(str(tmp_path), **TRAINING)
+    with pytest.raises(ValueError, match="tune_thresholds needs labelled rows: give an eval_dataset"):
+        MultiTaskTrainer(tiny_model(TABLE), args, rows(4), processing_class=tokenizer).tune_thresholds()
