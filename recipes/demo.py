@@ -69,7 +69,7 @@ def page(pipe: Any, title: str) -> gr.Blocks:
             second = gr.Textbox(label="Second text (for pairs)", lines=2)
         button = gr.Button("Predict", variant="primary")
         # By task, and for a task of one text also by which of the two it reads.
-        outputs: dict[tuple[str, int | None], gr.Label] = {}
+        outputs: dict[tuple[str, int | None], gr.Label | gr.HighlightedText] = {}
         with gr.Row():
             for name, task in tasks.items():
                 for place in (None,) if task.texts == 2 else (0, 1):
@@ -77,7 +77,10 @@ def page(pipe: Any, title: str) -> gr.Blocks:
                     if bounds := getattr(task, "score_range", None):
                         label += " (from {:g} to {:g})".format(*bounds)
                     with gr.Column(min_width=220):
-                        outputs[name, place] = gr.Label(label=label, num_top_classes=len(task.label_names) or 1)
+                        if task.READS_WORDS:
+                            outputs[name, place] = gr.HighlightedText(label=label)
+                        else:
+                            outputs[name, place] = gr.Label(label=label, num_top_classes=len(task.label_names) or 1)
 
         def predict(text: str, text_pair: str) -> list[Any]:
             # A blank text could be predicted, but here it is a box that nobody has filled in.
@@ -87,7 +90,13 @@ def page(pipe: Any, title: str) -> gr.Blocks:
                 predicted = pipe((text, text_pair) if text_pair.strip() else text, top_k=None)
             except ValueError as error:
                 raise gr.Error(str(error).removeprefix("input 1: ").capitalize()) from error
-            return [_shown(predicted.get(name), place) for name, place in outputs]
+            texts = [text, text_pair] if text_pair.strip() else [text]
+            return [
+                _marked(predicted[name], place, texts)
+                if tasks[name].READS_WORDS
+                else _shown(predicted.get(name), place)
+                for name, place in outputs
+            ]
 
         gr.on([button.click, first.submit, second.submit], predict, [first, second], list(outputs.values()))
     return blocks
@@ -103,6 +112,18 @@ def _shown(predicted: Any, place: int | None) -> dict[str, float] | str | None:
     if isinstance(predicted, list):
         return {entry["label"]: entry["score"] for entry in predicted}
     return None if predicted is None else f"{predicted['score']:.2f}"
+
+
+def _marked(predicted: Any, place: int | None, texts: list[str]) -> list[tuple[str, str | None]] | None:
+    """A text in parts, each with the entity that it is, if it is one; None where there is no such text."""
+    if place is None or place >= len(texts):
+        return None
+    parts: list[tuple[str, str | None]] = []
+    text, end = texts[place], 0
+    for entity in predicted if len(texts) == 1 else predicted[place]:
+        parts += [(text[end : entity["start"]], None), (entity["word"], entity["entity_group"])]
+        end = entity["end"]
+    return [part for part in [*parts, (text[end:], None)] if part[0]]
 
 
 def write_space(folder: Path, model: str) -> None:

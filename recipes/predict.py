@@ -131,7 +131,10 @@ def texts_of(
     check = row_checker(None, task, dict(zip(text_columns(task), wanted, strict=True)))
     checked = check(batch, list(range(len(batch[wanted[0]]))))
     texts = list(zip(*(batch[column] for column in wanted), strict=True))
-    return texts if task.texts == 2 else [text for (text,) in texts], checked["problem"]
+    if task.texts == 2:
+        return texts, checked["problem"]
+    # A list would be many texts: words that come apart are told by their name.
+    return [{"tokens": text} if isinstance(text, list) else text for (text,) in texts], checked["problem"]
 
 
 def answers(
@@ -160,10 +163,10 @@ def jsonl_lines(ids: Iterable[Any], answered: Iterable[Any], problems: list[str]
     """One JSON object per row."""
     empty = dict.fromkeys(task.PREDICTION_KEYS)
     for row_id, answer, problem in zip(ids, answered, problems, strict=True):
-        if answer is None:
-            answer = {**empty, "problem": problem}
-        # What has several parts, or none, is a list of them.
-        row = {"id": _plain(row_id), **({"predictions": answer} if isinstance(answer, list) else answer)}
+        if isinstance(answer, list):
+            # Several answers have one name.
+            answer = {task.PREDICTION_KEYS[0]: answer}
+        row = {"id": _plain(row_id), **({**empty, "problem": problem} if answer is None else answer)}
         yield json.dumps(row, ensure_ascii=False, default=str)
 
 

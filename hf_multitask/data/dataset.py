@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from hf_multitask.data.schedule import STREAM_SPAN
 from hf_multitask.data.streaming import StreamedRows
+from hf_multitask.model.task_config import row_columns
 
 # What a batch is made of; anything else in a dataset stays where it is.
 _IDS = ("input_ids", "input_ids_2")
@@ -30,10 +31,11 @@ class MultiTaskDataset(torch.utils.data.Dataset):
     """
 
     def __init__(self, datasets: Mapping[str, Dataset | StreamedRows]) -> None:
+        read = [*_COLUMNS, *row_columns()]
         self.datasets: dict[str, Dataset | StreamedRows] = {
             name: dataset
             if isinstance(dataset, StreamedRows)
-            else dataset.select_columns([column for column in _COLUMNS if column in dataset.column_names])
+            else dataset.select_columns([column for column in read if column in dataset.column_names])
             for name, dataset in datasets.items()
         }
         self.streams = {name: rows for name, rows in self.datasets.items() if isinstance(rows, StreamedRows)}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 
 from hf_multitask.arguments import OnBadRows
 from hf_multitask.data.sources import Source
@@ -17,6 +17,7 @@ from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.model.labels import read_flag
 from hf_multitask.model.messages import check_characters, nearest
 from hf_multitask.model.task_config import LabelReader
+from hf_multitask.model.words import Words
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,9 @@ class SplitReport:
 
 
 def text_columns(task: TaskConfig) -> list[str]:
-    """The standard names of a task's text columns, as GLUE has them."""
+    """The standard names of a task's text columns, as GLUE has them, and CoNLL's where texts are lists of words."""
+    if task.READS_WORDS:
+        return ["tokens"]
     return ["sentence1", "sentence2"] if task.texts == 2 else ["sentence"]
 
 
@@ -113,8 +116,9 @@ def load_split(
         needs_label: Whether rows without the label's column are refused, and not given without labels.
 
     Returns:
-        Rows with `sentence` (or `sentence1` and `sentence2`), `label` (class id, a `ClassLabel` of the task's names, or
-        float64 score, or a list of such) and `row` (the number of the row in its source, from 1); and the report.
+        Rows with `sentence` (or `sentence1` and `sentence2`, or `tokens`, a list of words), `label` (class id, a
+        `ClassLabel` of the task's names, or float64 score, or a list of such) and `row` (the number of the row in its
+        source, from 1); and the report.
 
     Raises:
         ValueError: A column that is missing, or bad rows; the message names task, source, row, column and value.
@@ -223,7 +227,8 @@ def check_rows(
     Raises:
         ValueError: The dataset's own classes, or the values of `label_map`, are not the task's labels.
     """
-    features = {name: Value("string") for name in columns if name != "label"}
+    text: Any = List(Value("string")) if task.READS_WORDS else Value("string")
+    features = {name: text for name in columns if name != "label"}
     if "label" in columns:
         features["label"] = label_feature(task)
     checked = raw.map(
@@ -262,13 +267,14 @@ def row_checker(
     label = columns.get("label", "")
     if isinstance(label, str):
         feature = (features or {}).get(label)
-        if task.LABEL_IS_LIST:
-            feature = getattr(feature, "feature", feature)
+        if task.LABEL_IS_LIST and isinstance(feature, List | LargeList):
+            feature = feature.feature
         own_names = feature.names if isinstance(feature, ClassLabel) else None
     else:
         # A row then has the numbers of the columns that say that it has their label.
         own_names = label
-    return partial(_check_batch, columns=dict(columns), read_label=task.label_reader(label_map or {}, own_names))
+    read_label = task.label_reader(label_map or {}, own_names)
+    return partial(_check_batch, columns=dict(columns), read_label=read_label, reads_words=task.READS_WORDS)
 
 
 def count_overlap(train: Dataset, other: Dataset, task: TaskConfig) -> int:
@@ -279,7 +285,12 @@ def count_overlap(train: Dataset, other: Dataset, task: TaskConfig) -> int:
 
 def _texts(rows: Dataset, task: TaskConfig) -> Iterable[tuple[str, ...]]:
     columns = [rows[column] for column in text_columns(task)]
-    return zip(*([text.strip() for text in column] for column in columns), strict=True)
+    # Words are compared by the text that they make.
+    return zip(*([_joined(text).strip() for text in column] for column in columns), strict=True)
+
+
+def _joined(text: str | list[str]) -> str:
+    return text if isinstance(text, str) else " ".join(text)
 
 
 def matching_text_columns(task: TaskConfig, given: list[str]) -> list[str]:
@@ -297,7 +308,12 @@ def matching_text_columns(task: TaskConfig, given: list[str]) -> list[str]:
 
 
 def _check_batch(
-    batch: dict[str, list[Any]], indices: list[int], *, columns: Columns, read_label: LabelReader
+    batch: dict[str, list[Any]],
+    indices: list[int],
+    *,
+    columns: Columns,
+    read_label: LabelReader,
+    reads_words: bool = False,
 ) -> dict[str, list[Any]]:
     problems: list[str] = [""] * len(indices)
     by_id: list[bool | None] = [False] * len(indices)
@@ -308,9 +324,11 @@ def _check_batch(
             usable: Any = None
             try:
                 if standard == "label":
-                    usable, by_id[i] = _in_column(column, read_label, _label_in(batch, column, i))
+                    # Rows that come tokenized have no words.
+                    beside = [batch[str(columns["tokens"])][i]] if reads_words and "tokens" in columns else []
+                    usable, by_id[i] = _in_column(column, read_label, _label_in(batch, column, i), *beside)
                 else:
-                    usable = _in_column(column, _text, batch[str(column)][i])
+                    usable = _in_column(column, _words if reads_words else _text_of, batch[str(column)][i])
             except ValueError as error:
                 problems[i] = problems[i] or str(error)
             output[standard].append(usable)
@@ -324,10 +342,10 @@ def _label_in(batch: Mapping[str, list[Any]], column: str | list[str], row: int)
     return [number for number, name in enumerate(column) if _in_column(name, read_flag, batch[name][row])]
 
 
-def _in_column(column: str | list[str], read: Callable[[Any], Any], value: Any) -> Any:
-    """What is read of a value; the error that it raises begins with the column."""
+def _in_column(column: str | list[str], read: Callable[..., Any], *values: Any) -> Any:
+    """What is read of a value, and of others beside it; the error that it raises begins with the column."""
     try:
-        return read(value)
+        return read(*values)
     except ValueError as error:
         raise ValueError(f"column {column!r} {error}") from error
 
@@ -341,6 +359,27 @@ def _text(value: Any) -> str:
         raise ValueError(f"is {'blank' if value else 'empty'}.")
     check_characters(value)
     return value
+
+
+def _text_of(value: Any) -> str:
+    """A text, or that of a list of words, which other tasks may read as words."""
+    return " ".join(_words(value)) if isinstance(value, list) else _text(value)
+
+
+def _words(value: Any) -> list[str]:
+    """The words of a text, or of a list of them."""
+    if isinstance(value, str):
+        return Words.of_text(_text(value)).words
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("is missing." if value is None else f"is {value!r:.100}, neither text nor a list of words.")
+    if not value:
+        raise ValueError("has no words.")
+    for number, word in enumerate(value, 1):
+        try:
+            _text(word)
+        except ValueError as error:
+            raise ValueError(f"has a word {number} that {error}") from error
+    return list(value)
 
 
 def _positions(mask: Any) -> list[int]:

@@ -20,6 +20,7 @@ from datasets import Dataset, Features, IterableDataset, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from hf_multitask.arguments import SPLITS, OnBadRows
+from hf_multitask.data.conll import read_conll
 from hf_multitask.model.messages import first_line, nearest, refuse_unknown_keys
 from hf_multitask.recipe_yaml import as_boolean
 
@@ -32,7 +33,7 @@ _DELIMITERS = {"\t": "tabs", ";": "semicolons", ",": "commas", "|": "bars"}
 # A text of two lines often has one; then only a whole line that looks like a row is taken for one.
 _IN_PROSE = ",; "
 _KINDS: dict[Any, str] = {str: "text", str | None: "text", bool: "true or false"}
-_READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+_READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".conll": "conll"}
 
 
 @dataclass
@@ -126,14 +127,16 @@ class Source(ABC):
 
 @dataclass
 class FileSource(Source):
-    """Local csv, tsv, json, jsonl or parquet files.
+    """Local csv, tsv, json, jsonl, parquet or conll files.
 
     Args:
         delimiter: Of csv files, one character, or `tab`; by default a comma, and a tab for `.tsv`.
         quoting: Of csv and tsv files: `standard` where a cell in quotes may hold delimiters and line breaks, `none`
             where quotes are characters like any other, as in GLUE's files. By default as `standard`, but a cell
             whose lines look like rows of their own is a bad row.
-        columns: Of csv and tsv files without a header: the names of their columns, in order. The first line is a row.
+        columns: The names of the columns, in order: of csv and tsv files without a header, whose first line is then a
+            row; and of conll files, of which `text` and `label` name two, by default `tokens` for the first and `label`
+            for the last.
         data_dir: The folder that relative paths start from.
     """
 
@@ -156,10 +159,13 @@ class FileSource(Source):
         return str(Path(self.data_dir).expanduser() / Path(self.split(split)).expanduser())
 
     def load(self, split: str, on_bad_rows: OnBadRows = "error") -> Dataset:
-        return read_file(self.describe(split), self.delimiter, False, self.quoting, on_bad_rows, self.columns)
+        return self._read(split, on_bad_rows)
 
     def stream(self, split: str, on_bad_rows: OnBadRows = "error") -> IterableDataset:
-        return read_file(self.describe(split), self.delimiter, True, self.quoting, on_bad_rows, self.columns)
+        return self._read(split, on_bad_rows, streaming=True)
+
+    def _read(self, split: str, on_bad_rows: OnBadRows, streaming: bool = False) -> Any:
+        return read_file(self.describe(split), self.delimiter, streaming, self.quoting, on_bad_rows, self.columns)
 
 
 @dataclass
@@ -241,14 +247,16 @@ def read_file(
     reader = _READERS.get(file.suffix.lower())
     if reader is None:
         raise ValueError(f"{path} is of no kind that can be read; known: {', '.join(_READERS)}.")
-    if columns and reader != "csv":
-        raise ValueError(f"{path} has names of its own: columns is for csv and tsv files that have no header.")
+    if columns and reader not in ("csv", "conll"):
+        raise ValueError(f"{path} has names of its own: columns is for conll, csv and tsv files without a header.")
     try:
         options: dict[str, Any] = {}
         if reader == "csv":
             options = _csv_options(file, delimiter, quoting, columns)
         elif reader == "json":
             _check_json(file, _PEEKED_LINES if streaming else None)
+        elif reader == "conll":
+            return read_conll(file, columns, streaming)
         # A name is a name, and not a pattern that other files may match.
         name = glob.escape(str(file))
         rows = load_dataset(reader, data_files=name, split="train", streaming=streaming, **options)

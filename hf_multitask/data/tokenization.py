@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_multitask.data.loading import text_columns
 from hf_multitask.model.configuration_mtbert import TaskConfig
+from hf_multitask.model.words import tokenize_words
 
 
 def tokenize(rows: Dataset, task: TaskConfig, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
@@ -22,7 +23,11 @@ def tokenize(rows: Dataset, task: TaskConfig, tokenizer: PreTrainedTokenizerBase
 
     Returns:
         Rows with `input_ids`; for a pair encoded apart also `input_ids_2`; for a pair read as one input also
-        `token_type_ids`, where the tokenizer has them; and `truncated`, whether anything was cut.
+        `token_type_ids`, where the tokenizer has them; for words `word_starts`, as [`tokenize_words`] gives them; and
+        `truncated`, whether anything was cut.
+
+    Raises:
+        ValueError: The task reads words, and the tokenizer cannot tell which tokens are theirs.
     """
     return rows.map(
         batch_tokenizer(task, tokenizer, max_length),
@@ -43,6 +48,8 @@ def batch_tokenizer(
     special = tokenizer.num_special_tokens_to_add(pair=task.texts == 2 and task.sequences_per_row == 1)
     if max_length <= special:
         raise ValueError(f"max_length must be above the {special} special tokens of an input, not {max_length}.")
+    if task.READS_WORDS:
+        return partial(_tokenize_words, column=text_columns(task)[0], tokenizer=tokenizer, max_length=max_length)
     return partial(
         _tokenize_batch,
         columns=text_columns(task),
@@ -72,6 +79,12 @@ def _tokenize_batch(
     elif len(texts) == 2 and "token_type_ids" in encoded[0]:
         output["token_type_ids"] = encoded[0]["token_type_ids"]
     return output
+
+
+def _tokenize_words(
+    batch: dict[str, list[Any]], *, column: str, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> dict[str, list[Any]]:
+    return tokenize_words(tokenizer, batch[column], max_length)
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, max_length: int, *texts: list[str]) -> dict[str, list[Any]]:

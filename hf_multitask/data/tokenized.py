@@ -26,7 +26,8 @@ def check_tokenized(
 
     Args:
         rows: With `input_ids`, for a pair that is encoded apart `input_ids_2` too, and perhaps `token_type_ids`,
-            `attention_mask` (and `attention_mask_2`) and a label.
+            `attention_mask` (and `attention_mask_2`) and a label; for words also `word_starts`, the place of each
+            word's first token, -1 of a word that was cut off.
         task: What the rows are for.
         tokenizer: Knows the padding; None: rows without a mask are taken to have none.
         most_tokens: Of the longest row that the model takes.
@@ -36,8 +37,8 @@ def check_tokenized(
 
     Returns:
         The good rows without masks, their `label` a class id or a score; the bad ones, which have lists of unequal
-        lengths, no tokens, too many, some that the model does not know, padding that no mask shows, or a label that is
-        none; and how many labels were read as class ids.
+        lengths, no tokens, too many, some that the model does not know, padding that no mask shows, words that begin at
+        no token, or a label that is none; and how many labels were read as class ids.
 
     Raises:
         ValueError: A column that is missing or not wanted, or as for [`check_rows`].
@@ -48,6 +49,11 @@ def check_tokenized(
     takes_types = "token_type_ids" in getattr(tokenizer, "model_input_names", ())
     if task.texts == 2 and task.sequences_per_row == 1 and takes_types and "token_type_ids" not in rows.column_names:
         raise ValueError("needs a column token_type_ids, which tells the two texts apart: the tokenizer gives it.")
+    if task.READS_WORDS and "word_starts" not in rows.column_names:
+        raise ValueError(
+            f"needs a column word_starts, the place of each word's first token; it has {rows.column_names}. Rows with "
+            "words, which are tokenized here, have no input_ids."
+        )
     rows, numbers = rows.with_format(None), np.arange(1, len(rows) + 1)
     bad: list[BadRow] = []
     cut = rows
@@ -56,6 +62,8 @@ def check_tokenized(
             cut = rows
             for suffix in ["", "_2"][: task.sequences_per_row]:
                 cut = _cut_to_mask(cut, suffix, tokenizer, most_tokens, sizes or {})
+            if task.READS_WORDS:
+                _check_words(cut.with_format("arrow")[:], str(label))
             break
         except _BadRowsError as found:
             # The other rows may have faults of other kinds.
@@ -132,6 +140,8 @@ def _cut_to_mask(
         lengths = _real_lengths(mask, mask_name)
         rows = rows.remove_columns(mask_name)
         if len(mask.values) > lengths.sum():
+            if not suffix and "word_starts" in rows.column_names:
+                rows = _shifted_words(rows, table, mask)
             rows = _replace(
                 rows, {column: lists.values[mask.values == 1] for column, lists in columns.items()}, lengths
             )
@@ -152,6 +162,33 @@ def _real_lengths(mask: _Lists, name: str) -> np.ndarray:
     _refuse(runs == 0, f"has no real token: its {name} is 0 everywhere")
     _refuse(runs > 1, f"has zeros between the ones of its {name}: padding stands before or after the tokens")
     return np.add.reduceat(mask.values == 1, mask.starts, dtype=np.int64)
+
+
+def _shifted_words(rows: Dataset, table: pa.Table, mask: _Lists) -> Dataset:
+    """The rows with words that begin where their tokens are once padding is left out."""
+    words = _Lists(table, "word_starts")
+    places = np.arange(len(mask.values)) - np.repeat(mask.starts, mask.lengths)
+    first = np.minimum.reduceat(np.where(mask.values == 1, places, len(places)), mask.starts)
+    # In padding, a word begins at no token: below -1, so that it is refused.
+    shifted = words.values - np.repeat(first, words.lengths)
+    shifted = np.where(words.values < 0, words.values, np.where(shifted < 0, -2, shifted))
+    return _replace(rows, {"word_starts": shifted}, words.lengths)
+
+
+def _check_words(table: pa.Table, label: str) -> None:
+    """Refuses rows with words that begin at no token, or with another number of them than of labels."""
+    words, ids = _Lists(table, "word_starts"), _Lists(table, "input_ids")
+    owners = np.repeat(np.arange(len(words.lengths)), words.lengths)
+    are_bad = np.zeros(len(words.lengths), dtype=bool)
+    are_bad[owners[(words.values < -1) | (words.values >= ids.lengths[owners])]] = True
+    _refuse(are_bad, "has word_starts that are no places of its input_ids")
+    has_token = words.values >= 0
+    starts, of = words.values[has_token], owners[has_token]
+    are_bad[of[1:][(of[1:] == of[:-1]) & (starts[1:] <= starts[:-1])]] = True
+    _refuse(are_bad, "has word_starts that do not rise")
+    if label in table.column_names and hasattr(table[label].type, "value_type"):
+        counts = pc.fill_null(pc.list_value_length(table[label]), 0).to_numpy()
+        _refuse(counts != words.lengths, f"has another number of {label} than of word_starts")
 
 
 def _refuse_unknown(lists: _Lists, is_real: np.ndarray, name: str, size: int | None) -> None:

@@ -36,6 +36,20 @@ class ClassificationAnalysis:
 
 
 @dataclass(frozen=True)
+class EntityAnalysis:
+    """How a finder of entities errs.
+
+    Args:
+        confusion: Entities by type and predicted type, [K + 1, K + 1], of those with the same borders; in the last row
+            and column, those that only the predictions have, and only the labels.
+        by_class: As of [`ClassificationAnalysis`], by type; `rows` are entities.
+    """
+
+    confusion: np.ndarray
+    by_class: pd.DataFrame
+
+
+@dataclass(frozen=True)
 class RegressionAnalysis:
     """How a regression errs (paper section 6.3).
 
@@ -87,6 +101,32 @@ def analyse_labels(names: Sequence[str], predicted: np.ndarray, labels: np.ndarr
     """
     precision, recall, f1, rows = precision_recall_fscore_support(labels, predicted, zero_division=np.nan)
     return pd.DataFrame({"precision": precision, "recall": recall, "f1": f1, "rows": rows}, index=list(names))
+
+
+def analyse_entities(
+    types: Sequence[str],
+    true: Sequence[set[tuple[str, int, int]]],
+    said: Sequence[set[tuple[str, int, int]]],
+) -> EntityAnalysis:
+    """Analyses a finder of entities, each a type and two borders.
+
+    Args:
+        types: Of entities.
+        true, said: By row, the entities that are there, and those that are predicted.
+    """
+    numbers = {kind: number for number, kind in enumerate(types)}
+    confusion = np.zeros((len(types) + 1, len(types) + 1), dtype=np.int64)
+    for there, found in zip(true, said, strict=True):
+        # No two entities of a row have the same borders.
+        sides = [{(first, end): numbers[kind] for kind, first, end in side} for side in (there, found)]
+        for borders in {**sides[0], **sides[1]}:
+            confusion[sides[0].get(borders, -1), sides[1].get(borders, -1)] += 1
+    right, rows, columns = confusion.diagonal()[:-1], confusion.sum(1)[:-1], confusion.sum(0)[:-1]
+    with np.errstate(invalid="ignore"):
+        shares = {"precision": right / columns, "recall": right / rows, "f1": 2 * right / (rows + columns)}
+    by_class = pd.DataFrame({**shares, "rows": rows}, index=list(types))
+    by_class.loc["macro"] = [*by_class[list(shares)].mean(skipna=True), rows.sum()]
+    return EntityAnalysis(confusion, by_class.astype({"rows": int}))
 
 
 def calibration_curve(confidence: np.ndarray, is_right: np.ndarray) -> pd.DataFrame:

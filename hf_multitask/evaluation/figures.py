@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from hf_multitask.evaluation.analysis import ClassificationAnalysis, RegressionAnalysis
+from hf_multitask.evaluation.analysis import ClassificationAnalysis, EntityAnalysis, RegressionAnalysis
 
 Format = Literal["png", "svg"]
 FORMATS: tuple[Format, ...] = ("png", "svg")
@@ -96,7 +96,7 @@ def _signs() -> list[set[int]]:
     return [set(get_font(findfont(FontProperties(family=[font]))).get_charmap()) for font in _FONTS]
 
 
-def confusion_figure(analysis: ClassificationAnalysis, labels: Sequence[str]) -> Figure:
+def confusion_figure(analysis: ClassificationAnalysis | EntityAnalysis, labels: Sequence[str]) -> Figure:
     """The confusion matrix: counts, and shares of each row, which are its shades (paper's Figures 2a and 2b)."""
     names, counts = axis_names(labels)[0], analysis.confusion
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -8,13 +8,13 @@ Shape legend:
 
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from sklearn.metrics import precision_recall_curve
 
-from hf_multitask.evaluation.metrics import MeanMetric, Metric
+from hf_multitask.evaluation.metrics import MeanMetric
 from hf_multitask.evaluation.task_evaluation import TaskEvaluation, TaskPredictions, register_evaluation
 from hf_multitask.model.multi_label_classification import MultiLabelClassification
 
@@ -68,7 +68,7 @@ class MultiLabelEvaluation(TaskEvaluation):
     """F1 over labels and over all, and exact matches, against those of the training set's commonest labels."""
 
     task: MultiLabelClassification
-    metrics: ClassVar[dict[str, Metric]] = {
+    metrics = {
         "f1_macro": MeanMetric("Macro F1", f1_macro, share=lambda value: value),
         "f1_micro": MeanMetric("Micro F1", f1_micro, share=lambda value: value),
         "exact_match": MeanMetric("Exact match", exact_match, share=lambda value: value),

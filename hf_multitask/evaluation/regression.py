@@ -1,11 +1,11 @@
 """How scores are scored and reported (paper sections 5.2 and 6.3)."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_multitask.evaluation.metrics import PEARSON, RMSE, Metric
+from hf_multitask.evaluation.metrics import PEARSON, RMSE
 from hf_multitask.evaluation.score_metrics import SCORE_METRICS
 from hf_multitask.evaluation.task_evaluation import TaskEvaluation, TaskPredictions, register_evaluation
 from hf_multitask.model.regression import Regression
@@ -19,8 +19,8 @@ class RegressionEvaluation(TaskEvaluation):
     """Pearson's r, the root mean squared error and their like, against those of the training set's mean score."""
 
     task: Regression
-    metrics: ClassVar[dict[str, Metric]] = {"pearson": PEARSON, "rmse": RMSE}
-    more_metrics: ClassVar[dict[str, Metric]] = SCORE_METRICS
+    metrics = {"pearson": PEARSON, "rmse": RMSE}
+    more_metrics = SCORE_METRICS
     counts = "pearson"
     trivial_name = "mean score"
     is_probed = True

@@ -159,7 +159,7 @@ def _examples(rows: TaskPredictions, count: int) -> Iterator[Block]:
     yield Block(
         "table",
         header=[*texts, *evaluation.error_columns],
-        rows=[[*rows.texts[row], *evaluation.error_cells(rows, row)] for row in worst],
+        rows=[[*evaluation.text_cells(rows, row), *evaluation.error_cells(rows, row)] for row in worst],
         texts=len(texts) + evaluation.error_texts,
         in_card=False,
     )

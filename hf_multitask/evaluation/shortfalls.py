@@ -94,7 +94,7 @@ def shortfalls(
         value = counting_score(rows.task, metrics, f"eval_{name}_")
         if value is None or name not in trivial:
             continue
-        if not np.ptp(rows.labels, axis=0).any():
+        if rows.evaluation.are_alike(rows.labels):
             found[name] = (
                 f"whether it is better than a predictor that ignores the text cannot be told, since all "
                 f"{len(rows.labels):,} labels that were scored are the same."

@@ -1,13 +1,13 @@
 """How the choice of one of several labels is scored and reported (paper sections 5.2 and 6.1)."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from hf_multitask.evaluation.class_metrics import CLASS_METRICS
-from hf_multitask.evaluation.metrics import ACCURACY, Metric
+from hf_multitask.evaluation.metrics import ACCURACY
 from hf_multitask.evaluation.task_evaluation import TaskEvaluation, TaskPredictions, register_evaluation
 from hf_multitask.model.single_label_classification import SingleLabelClassification
 
@@ -23,8 +23,8 @@ class SingleLabelEvaluation(TaskEvaluation):
     """Accuracy and what else class ids can be scored by, against those of the training set's commonest class."""
 
     task: SingleLabelClassification
-    metrics: ClassVar[dict[str, Metric]] = {"accuracy": ACCURACY}
-    more_metrics: ClassVar[dict[str, Metric]] = CLASS_METRICS
+    metrics = {"accuracy": ACCURACY}
+    more_metrics = CLASS_METRICS
     counts = "accuracy"
     trivial_name = "majority class"
     error_columns = ("label", "predicted", "confidence")

@@ -75,13 +75,13 @@ class TaskEvaluation:
     """
 
     # What a task is scored by that chooses nothing, by name, in the order in which they are shown.
-    metrics: ClassVar[dict[str, Metric]] = {}
+    metrics: dict[str, Metric] = {}
     # All that a task may choose of, where there are more.
-    more_metrics: ClassVar[dict[str, Metric]] = {}
+    more_metrics: dict[str, Metric] = {}
     # The metric that enters the final score unless a task chooses another; None: the task does not.
-    counts: ClassVar[str | None] = None
+    counts: str | None = None
     # What the predictor that ignores the input always says.
-    trivial_name: ClassVar[str] = "constant"
+    trivial_name: str = "constant"
     # The Hub's name for such a task, in a card's results.
     hub_task: ClassVar[str] = "text-classification"
     # What a table of errors has of a row, beside its texts, and how many of these columns are texts.
@@ -188,11 +188,19 @@ class TaskEvaluation:
         """Keys of the task that decide what its outputs predict, as they suit these rows best; none if it has none."""
         return {}
 
+    def are_alike(self, labels: np.ndarray) -> bool:
+        """Whether all labels are the same, so that no score could tell a model from such a predictor."""
+        return not np.ptp(labels, axis=0).any()
+
     # ---- Reports ----
 
     def errors(self, rows: "TaskPredictions") -> np.ndarray:
         """How far each row is from right, [B]; 0 where it is."""
         raise NotImplementedError
+
+    def text_cells(self, rows: "TaskPredictions", row: int) -> list[str]:
+        """A row's texts, as a table of errors shows them."""
+        return list(rows.texts[row])
 
     def error_cells(self, rows: "TaskPredictions", row: int) -> list[str]:
         """What a table of errors says of a row, by `error_columns`."""
@@ -228,13 +236,14 @@ class TaskPredictions:
         task: The task.
         outputs: The head's, [B, ...].
         labels: [B, ...].
-        texts: Each row's text, or its two, in the order of the rows; empty where they are not at hand.
+        texts: Each row's text (or list of words), or its two, in the order of the rows; empty where they are not at
+            hand.
     """
 
     task: TaskConfig
     outputs: np.ndarray
     labels: np.ndarray
-    texts: Sequence[tuple[str, ...]] = field(default_factory=list)
+    texts: Sequence[tuple[Any, ...]] = field(default_factory=list)
 
     @cached_property
     def evaluation(self) -> TaskEvaluation:

@@ -8,3 +8,4 @@ from hf_multitask.evaluation.task_evaluation import TaskPredictions as TaskPredi
 from hf_multitask.evaluation.task_evaluation import check_metrics as check_metrics
 from hf_multitask.evaluation.task_evaluation import evaluation_of as evaluation_of
 from hf_multitask.evaluation.task_evaluation import is_greater_better as is_greater_better
+from hf_multitask.evaluation.token_classification import TokenEvaluation as TokenEvaluation

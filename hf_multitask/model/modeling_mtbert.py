@@ -344,7 +344,7 @@ def _mean_loss(task: TaskConfig, outputs: Tensor, labels: Tensor) -> Tensor:
     losses = task.losses(outputs, labels) if len(labels) == len(outputs) else None
     if losses is None or losses.shape != outputs.shape[:1]:
         raise ValueError(f"outputs {tuple(outputs.shape)} of a {task.type} do not fit labels {tuple(labels.shape)}.")
-    counts = task.label_counts(labels)
+    counts = task.label_counts(outputs, labels)
     return losses.mean() if counts is None else (losses * counts).sum() / counts.sum().clamp(min=1)
 
 

@@ -8,7 +8,7 @@ The file travels with a checkpoint, for those who load it by `trust_remote_code=
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from types import GeneratorType
 from typing import Any
@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import Pipeline
 
 from .configuration_mtbert import TaskConfig
-from .messages import check_characters
 from .packing import lay_out, use_packing
+from .pipeline_inputs import Key, Row, as_list, checked, read_row
 from .pooling import pool
 from .positions import embedding_sizes
-
-# One text, or two that are read as one input.
-Texts = tuple[str, ...]
+from .token_classification import PADDING
+from .words import Words, tokenize_words
 
 _BATCH_SIZE = 64
 # So many batches' inputs are sorted by their length together.
@@ -40,9 +40,9 @@ class MultiTaskPipeline(Pipeline):
 
     Call it with a text, a pair (a tuple of two texts, or a mapping with `text` and `text_pair`), or with many of them:
     a list, a column of a `datasets` dataset, a numpy array, a pandas series, a generator, a `torch` dataset. So
-    `("a", "b")` is one pair, `["a", "b"]` two texts, and `[("a", "b"), ("c", "d")]` two pairs. A text may be blank: the
-    encoder then reads its special tokens alone, and what is predicted says what the model makes of nothing. Further
-    arguments are
+    `("a", "b")` is one pair, `["a", "b"]` two texts, and `[("a", "b"), ("c", "d")]` two pairs; a text whose words are
+    known is a mapping with `tokens`, their list. A text may be blank: the encoder then reads its special tokens alone,
+    and what is predicted says what the model makes of nothing. Further arguments are
 
     - `task`: A task's name, or several; by default, all that read what is given. A task of one text is then applied
       to both texts of a pair.
@@ -53,8 +53,9 @@ class MultiTaskPipeline(Pipeline):
     For each input it gives, for one `task`, a prediction, and otherwise predictions by task. A prediction is, of a
     classification, `label` (its name), `label_id` and `score`, its probability from 0 to 1 (a list of such, likeliest
     first, if `top_k` is not 1); where a text has several labels or none, always a list of such, by default of those
-    that reach their thresholds; of a regression, `score`, within the task's range. A generator, a `torch` dataset, or
-    what has no length gives an iterator.
+    that reach their thresholds; of a regression, `score`, within the task's range; of a token classification, a list of
+    entities, each with `entity_group`, `score`, `word`, and `start` and `end` in characters, as transformers gives them
+    with `aggregation_strategy="simple"`. A generator, a `torch` dataset, or what has no length gives an iterator.
 
     Raises:
         ValueError: A model without tasks, an unknown task, or an input that a task cannot read; the message gives its
@@ -103,7 +104,7 @@ class MultiTaskPipeline(Pipeline):
         bound.model.config.id2label = dict(enumerate(labels))
         bound.model.config.label2id = {label: label_id for label_id, label in enumerate(labels)}
         if task.label_names:
-            bound.task = "text-classification"
+            bound.task = "token-classification" if task.READS_WORDS else "text-classification"
         return bound
 
     def embed(self, texts: Any, batch_size: int | None = None, max_length: int | None = None) -> np.ndarray:
@@ -119,14 +120,14 @@ class MultiTaskPipeline(Pipeline):
         Raises:
             ValueError: Something else than a text; the message gives its number, from 1.
         """
-        several = _as_list(texts)
+        several = as_list(texts)
         if not isinstance(several, (list, tuple, GeneratorType, Dataset)):
             several = [several]
-        keys: list[Texts] = []
+        keys: list[Key] = []
         for number, text in enumerate(several, 1):
             if not isinstance(text, str):
                 raise ValueError(f"input {number}: embed takes texts, not {text!r:.100}.")
-            keys.append(_checked((text,), number))
+            keys.append(checked((text,), number))
         if not keys:
             return np.zeros((0, self.model.config.hidden_size), dtype=np.float32)
         self._check_sizes(max_length=max_length, batch_size=batch_size)
@@ -163,7 +164,7 @@ class MultiTaskPipeline(Pipeline):
         if args:
             raise ValueError("give one argument: two texts that belong together are a pair, pipe((text, text)).")
         self._check_sizes(batch_size=kwargs.get("batch_size"))
-        inputs = _as_list(inputs)
+        inputs = as_list(inputs)
         # transformers looks at the first of a list's inputs, and of a tuple's.
         if isinstance(inputs, list) and len(inputs) == 0:
             return []
@@ -209,33 +210,43 @@ class MultiTaskPipeline(Pipeline):
         """The encoder's inputs, each text once, and which task reads which of them for which row.
 
         Returns:
-            `batches` and `order` from `_lay_out`; `plan`, by task, the numbers of the texts that each of its
-            predictions reads [B, 1 or 2]; `places`, by task, the row and the place in it of each prediction, the
-            place None where a task has one for a row; `count` of rows; and `only`, whether a row is one prediction.
+            `batches` and `order` from `_lay_out`; `plan`, by task, the numbers of the sequences that each of its
+            predictions reads [B, 1 or 2]; `tokens` and `words`, by task that reads words, for each prediction what its
+            head is told beside that, and the words; `places`, by task, the row and the place in it of each prediction,
+            the place None where a task has one for a row; `count` of rows; and `only`, whether a row is one prediction.
         """
-        numbers: dict[Texts, int] = {}
+        numbers: dict[Key, int] = {}
         plan: dict[str, list[list[int]]] = {}
         places: dict[str, list[tuple[int, int | None]]] = {}
         for row, value in enumerate(inputs):
-            texts = _texts(value, first + row)
+            read = read_row(value, first + row)
             try:
-                for name, place, keys in self._readings(texts, task):
+                for name, place, keys in self._readings(read, task):
                     plan.setdefault(name, []).append([numbers.setdefault(key, len(numbers)) for key in keys])
                     places.setdefault(name, []).append((row, place))
             except ValueError as error:
                 raise ValueError(f"input {first + row}: {error}") from error
-        laid_out = self._lay_out(list(numbers), batch_size, max_length, truncation)
+        all_keys, table = list(numbers), self.model.config.tasks
+        laid_out = self._lay_out(all_keys, batch_size, max_length, truncation)
+        tokens = laid_out.pop("tokens")
         # In the order of the model's tasks.
-        numbered = {name: torch.tensor(plan[name]) for name in self.model.config.tasks if name in plan}
-        return {**laid_out, "plan": numbered, "places": places, "count": len(inputs), "only": isinstance(task, str)}
+        numbered = {name: torch.tensor(plan[name]) for name in table if name in plan}
+        of_words = {name: [row[0] for row in plan[name]] for name in numbered if table[name].READS_WORDS}
+        return {
+            **laid_out,
+            "plan": numbered,
+            "tokens": {name: [tokens[number] for number in rows] for name, rows in of_words.items()},
+            "words": {name: [all_keys[number] for number in rows] for name, rows in of_words.items()},
+            "places": places,
+            "count": len(inputs),
+            "only": isinstance(task, str),
+        }
 
-    def _readings(
-        self, texts: Texts, task: str | Sequence[str] | None
-    ) -> Iterator[tuple[str, int | None, Sequence[Texts]]]:
+    def _readings(self, row: Row, task: str | Sequence[str] | None) -> Iterator[tuple[str, int | None, Sequence[Key]]]:
         """Each prediction for a row: its task, its place among the task's for that row, and the inputs it reads."""
         table = self.model.config.tasks
         names = list(table) if task is None else [task] if isinstance(task, str) else list(task)
-        is_pair, found = len(texts) == 2, False
+        is_pair, found = len(row.texts) == 2, False
         for name in names:
             config: TaskConfig = self.model.config.task(name)
             reads_pairs = config.texts == 2
@@ -245,46 +256,80 @@ class MultiTaskPipeline(Pipeline):
                 raise ValueError(f"task {name!r} reads {_READS_PAIRS if reads_pairs else _READS_TEXTS}")
             found = True
             if reads_pairs:
-                yield name, None, [(text,) for text in texts] if config.sequences_per_row == 2 else [texts]
+                yield name, None, [(text,) for text in row.texts] if config.sequences_per_row == 2 else [row.texts]
             elif is_pair:
-                yield from ((name, place, [(text,)]) for place, text in enumerate(texts))
+                yield from ((name, place, [row.key(place, config.READS_WORDS)]) for place in (0, 1))
             else:
-                yield name, None, [texts]
+                yield name, None, [row.key(0, config.READS_WORDS)]
         if not found:
             raise ValueError(f"no task reads one text; give pairs, (text, text), to {', '.join(table) or 'none'}.")
 
-    def _lay_out(self, keys: list[Texts], batch_size: int, max_length: int | None, truncation: bool) -> dict[str, Any]:
-        """Batches of inputs of like length, and the place of each batch's inputs among all of them."""
+    def _lay_out(self, keys: list[Key], batch_size: int, max_length: int | None, truncation: bool) -> dict[str, Any]:
+        """Batches of sequences of like length; a text and its words are read once if their tokens are the same.
+
+        Returns:
+            `batches`; `order`, the place of each key's sequence among those of all batches; and `tokens`, for each key
+            what heads are told of its sequence.
+        """
+        sequences, tokens = self._sequences(keys, max_length, truncation)
+        # A text and its words mostly have the same tokens.
+        texts = [(key.text,) if isinstance(key, Words) else key for key in keys]
+        same = [(text, *map(tuple, one.values())) for text, one in zip(texts, sequences, strict=True)]
+        numbers: dict[tuple[Any, ...], int] = {}
+        of_key = [numbers.setdefault(one, len(numbers)) for one in same]
+        distinct = {number: sequences[key] for key, number in reversed(list(enumerate(of_key)))}
+        order = np.argsort([len(distinct[number]["input_ids"]) for number in range(len(numbers))], kind="stable")
+        packed = use_packing(self.model, "auto")
+        starts = range(0, len(order), batch_size)
+        chosen = [[distinct[number] for number in order[start : start + batch_size]] for start in starts]
+        batches = [lay_out(batch, self.tokenizer, packed) for batch in chosen]
+        self._check_vocabulary(batches)
+        return {
+            "batches": batches,
+            "order": torch.from_numpy(order.argsort()[of_key]),
+            "tokens": tokens,
+        }
+
+    def _sequences(
+        self, keys: list[Key], max_length: int | None, truncation: bool
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """For each key, what the encoder reads, and what heads are told of it."""
         longest = self.model.config.longest_input(self.tokenizer)
-        options = {"truncation": truncation, "max_length": min(max_length or longest, longest)}
+        length = min(max_length or longest, longest)
         sequences: list[dict[str, Any]] = [{} for _ in keys]
+        tokens: list[dict[str, Any]] = [{} for _ in keys]
         for size in (1, 2):
-            members = [number for number, key in enumerate(keys) if len(key) == size]
+            members = [number for number, key in enumerate(keys) if isinstance(key, tuple) and len(key) == size]
             if members:
                 sides = map(list, zip(*(keys[number] for number in members), strict=True))
-                encoded = self.tokenizer(*sides, return_attention_mask=False, **options)
+                options = {"truncation": truncation, "max_length": length, "return_attention_mask": False}
+                encoded = self.tokenizer(*sides, **options)
                 wanted = [key for key in ("input_ids", "token_type_ids")[:size] if key in encoded]
                 for place, number in enumerate(members):
                     sequences[number] = {key: encoded[key][place] for key in wanted}
-                    if not truncation and len(sequences[number]["input_ids"]) > longest:
-                        raise ValueError(
-                            f"a text has {len(sequences[number]['input_ids'])} tokens, and the model takes {longest}: "
-                            "leave out truncation, or cut the text."
-                        )
-                    if not sequences[number]["input_ids"]:
-                        sequences[number] = {key: [0] for key in wanted} | {"input_ids": [self._stand_in()]}
-        order = np.argsort([len(sequence["input_ids"]) for sequence in sequences], kind="stable")
-        packed = use_packing(self.model, "auto")
-        starts = range(0, len(order), batch_size)
-        chosen = [[sequences[number] for number in order[start : start + batch_size]] for start in starts]
-        batches = [lay_out(batch, self.tokenizer, packed) for batch in chosen]
+        of_words = [number for number, key in enumerate(keys) if isinstance(key, Words)]
+        if of_words:
+            words = tokenize_words(self.tokenizer, [keys[number].words for number in of_words], length, truncation)
+            for place, number in enumerate(of_words):
+                sequences[number] = {"input_ids": words["input_ids"][place]}
+                tokens[number] = {"word_starts": words["word_starts"][place]}
+        for number, sequence in enumerate(sequences):
+            if not truncation and len(sequence["input_ids"]) > longest:
+                raise ValueError(
+                    f"a text has {len(sequence['input_ids'])} tokens, and the model takes {longest}: leave out "
+                    "truncation, or cut the text."
+                )
+            if not sequence["input_ids"]:
+                sequences[number] = {key: [0] for key in sequence} | {"input_ids": [self._stand_in()]}
+        return sequences, tokens
+
+    def _check_vocabulary(self, batches: list[dict[str, Any]]) -> None:
         words = embedding_sizes(self.model.config.encoder_config).get("input_ids")
         if words is not None and any(int(batch["input_ids"].max()) >= words for batch in batches):
             raise ValueError(
                 f"the tokenizer gives tokens beyond the model's vocabulary of {words}: give the one that the model was "
                 "trained with, or train after model.resize_token_embeddings(len(tokenizer))."
             )
-        return {"batches": batches, "order": torch.from_numpy(order)}
 
     def _stand_in(self) -> int:
         """The token that is read in place of a blank text by tokenizers that add no special ones, such as GPT-2's."""
@@ -298,75 +343,63 @@ class MultiTaskPipeline(Pipeline):
 
     def _forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
         self.model.eval()
-        config = self.model.config
-        poolings = {config.pooling, *(config.pooling_of(name) for name in inputs["plan"])}
+        config, plan = self.model.config, inputs["plan"]
+        poolings = {config.pooling, *(config.pooling_of(name) for name in plan)}
         parts: dict[str, list[Tensor]] = {pooling: [] for pooling in poolings}
+        read = {name: inputs["order"][numbers] for name, numbers in plan.items()}
+        by_token: dict[str, dict[int, Tensor]] = {name: {} for name in plan if config.tasks[name].READS_TOKENS}
+        first = 0
         for batch in inputs["batches"]:
             output = self.model(**batch, return_dict=True)
             mask = batch["packing"]["mask"] if "packing" in batch else batch["attention_mask"]
             for pooling in poolings:
                 own = pooling == config.pooling
                 parts[pooling].append(output.pooler_output if own else pool(output.last_hidden_state, mask, pooling))
-        back = inputs["order"].argsort()
-        embeddings = {pooling: torch.cat(part)[back] for pooling, part in parts.items()}
+            for name, found in by_token.items():
+                places = read[name][:, 0] - first
+                found |= self._token_logits(name, output.last_hidden_state, mask, places, inputs["tokens"].get(name))
+            first += len(mask)
+        embeddings = {pooling: torch.cat(part) for pooling, part in parts.items()}
         logits: dict[str, Tensor] = {}
-        for name, numbers in inputs["plan"].items():
+        for name, numbers in read.items():
+            if name in by_token:
+                logits[name] = pad_sequence([by_token[name][row] for row in range(len(numbers))], True, PADDING)
+                continue
             pooled = embeddings[config.pooling_of(name)]
             logits[name] = self.model.heads[name](*(pooled[side] for side in numbers.unbind(1)))
-        output = {key: inputs[key] for key in ("places", "count", "only") if key in inputs}
-        return {**output, "logits": logits, "embeddings": embeddings[config.pooling]}
+        output = {key: inputs[key] for key in ("places", "count", "only", "words") if key in inputs}
+        return {**output, "logits": logits, "embeddings": embeddings[config.pooling][inputs["order"]]}
+
+    def _token_logits(
+        self, name: str, states: Tensor, mask: Tensor, places: Tensor, tokens: list[dict[str, Any]] | None
+    ) -> dict[int, Tensor]:
+        """What the head of a task that reads tokens gives for those of its rows that are in a batch, by row.
+
+        Args:
+            name: The task's.
+            states, mask: The batch's, [S, L, H] and [S, L].
+            places: Where in it each row's sequence is, [B]; outside of it for others.
+            tokens: For each row, what the head is told beside that.
+        """
+        rows = ((places >= 0) & (places < len(mask))).nonzero().flatten()
+        if not len(rows):
+            return {}
+        told = (
+            {} if tokens is None else self.model.config.tasks[name].head_inputs([tokens[row] for row in rows.tolist()])
+        )
+        told = {key: value.to(states.device) for key, value in told.items()}
+        logits = self.model.heads[name](states[places[rows]], mask[places[rows]], **told)
+        return dict(zip(rows.tolist(), logits, strict=True))
 
     def postprocess(self, outputs: dict[str, Any], top_k: int | None = 1) -> list[Any]:
         """Predictions for each row."""
         rows: list[dict[str, Any]] = [{} for _ in range(outputs["count"])]
         for name, logits in outputs["logits"].items():
-            predicted = self.model.config.tasks[name].predictions(logits, top_k)
+            words = {"words": outputs["words"][name]} if name in outputs["words"] else {}
+            predicted = self.model.config.tasks[name].predictions(logits, top_k, **words)
             for (row, place), prediction in zip(outputs["places"][name], predicted, strict=True):
                 if place is None:
                     rows[row][name] = prediction
                 else:
                     rows[row].setdefault(name, []).append(prediction)
         return [next(iter(row.values())) for row in rows] if outputs["only"] else rows
-
-
-def _as_list(inputs: Any) -> Any:
-    """Many inputs as a list, generator or `torch` dataset, which transformers knows, and one input as it is.
-
-    What has no length is read as it goes. Of a table, iterating would give the columns: it is left as it is, and
-    refused.
-    """
-    if isinstance(inputs, (str, bytes, tuple, list, Mapping, GeneratorType, Dataset)):
-        return inputs
-    for as_list in ("to_pylist", "tolist"):
-        # pyarrow's name for it, and numpy's and pandas', which give plain strings.
-        if hasattr(inputs, as_list):
-            return getattr(inputs, as_list)()
-    if not isinstance(inputs, Iterable) or hasattr(inputs, "columns"):
-        return inputs
-    return list(inputs) if isinstance(inputs, Sized) else (value for value in inputs)
-
-
-def _texts(value: Any, number: int) -> Texts:
-    """The text, or the two texts, of an input.
-
-    Raises:
-        ValueError: It is neither; the message gives the input's number.
-    """
-    if isinstance(value, dict) and "text" in value and value.keys() <= {"text", "text_pair"}:
-        value = (value["text"], value["text_pair"]) if value.get("text_pair") is not None else value["text"]
-    texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (tuple, list)) else ()
-    if all(isinstance(text, str) for text in texts) and len(texts) in (1, 2):
-        return _checked(texts, number)
-    forms = "a text, a pair (text, text), or a mapping with text and text_pair"
-    if texts and all(isinstance(text, str) for text in texts):
-        raise ValueError(f"input {number}: give {forms}, not {len(texts)} texts; many texts are a list, [text, text].")
-    raise ValueError(f"input {number}: give {forms}, not {value!r:.100}.")
-
-
-def _checked(texts: Texts, number: int) -> Texts:
-    for text in texts:
-        try:
-            check_characters(text)
-        except ValueError as error:
-            raise ValueError(f"input {number}: a text {error}") from error
-    return texts

@@ -22,8 +22,9 @@ Pooling = Literal["cls", "mean", "max"]
 PairEncoding = Literal["bi", "cross"]
 PairFeatures = Literal["u,v", "u,v,|u-v|", "u,v,u*v", "u,v,|u-v|,u*v"]
 
-# Reads one raw label: what is stored for it, and whether the value was taken for a class id; None where it has none.
-LabelReader = Callable[[Any], tuple[Any, bool | None]]
+# Reads one raw label: what is stored for it, and whether the value was taken for a class id. Of kinds that read words,
+# it is called with the row's raw text too. None for the latter where a row has no label.
+LabelReader = Callable[..., tuple[Any, bool | None]]
 
 _KINDS: dict[str, type["TaskConfig"]] = {}
 # Names of config version 1, which said in one word what is predicted and of how many texts.
@@ -58,6 +59,11 @@ def task_type_names() -> list[str]:
 def task_keys() -> list[str]:
     """The keys of all kinds."""
     return list(dict.fromkeys(field.name for kind in _KINDS.values() for field in fields(kind)))
+
+
+def row_columns() -> list[str]:
+    """What tokenized rows have for the heads of all kinds."""
+    return list(dict.fromkeys(column for kind in _KINDS.values() for column in kind.ROW_COLUMNS))
 
 
 def _kind_of(name: Any) -> type["TaskConfig"]:
@@ -117,6 +123,11 @@ class TaskConfig:
     PREDICTION_KEYS: ClassVar[tuple[str, ...]] = ()
     # Whether a head reads the states of all tokens, and not one embedding of each sequence.
     READS_TOKENS: ClassVar[bool] = False
+    # Whether a row's text is read word by word: it is stored as a list of words, its label is read beside it, and what
+    # is predicted is said of its words.
+    READS_WORDS: ClassVar[bool] = False
+    # What `head_inputs` reads of tokenized rows, beside what the encoder reads.
+    ROW_COLUMNS: ClassVar[tuple[str, ...]] = ()
     # Whether a row's label is a list of class ids or scores, and not one.
     LABEL_IS_LIST: ClassVar[bool] = False
     # Whether a row's labels may stand in several columns, one for each, that say whether the row has it.
@@ -209,8 +220,8 @@ class TaskConfig:
         """
         raise NotImplementedError
 
-    def label_counts(self, labels: Tensor) -> Tensor | None:
-        """How many labels each row has, [B]: rows count by it in the mean; None: one each."""
+    def label_counts(self, outputs: Tensor, labels: Tensor) -> Tensor | None:
+        """How many labels each row has that are learnt, [B]: rows count by it in the mean; None: one each."""
         return None
 
     def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -234,6 +245,10 @@ class TaskConfig:
         raise NotImplementedError
 
     # ---- What is said ----
+
+    def each_output(self, outputs: Tensor) -> Tensor:
+        """The outputs of all that is predicted apart, [N, ...]: the rows, or the parts that rows have."""
+        return outputs
 
     def predictions(self, outputs: Tensor, top_k: int | None = 1) -> list[Any]:
         """What outputs [B, ...] say, row by row, in plain values.

@@ -4,3 +4,4 @@ from .multi_label_classification import MultiLabelClassification as MultiLabelCl
 from .regression import Regression as Regression
 from .single_label_classification import SingleLabelClassification as SingleLabelClassification
 from .task_config import TaskConfig as TaskConfig
+from .token_classification import TokenClassification as TokenClassification

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import EvalLoopOutput, SaveStrategy
@@ -261,7 +262,8 @@ class MultiTaskEvaluator(Trainer):
     def _task_metrics(self, evaluated: EvalPrediction) -> dict[str, float]:
         """The metrics of the one task of an evaluation."""
         ((name, logits),) = evaluated.predictions.items()
-        if len(logits) >= DEAD_ROWS and is_constant(logits.min(0), logits.max(0)):
+        each = self._tasks[name].each_output(torch.from_numpy(logits)).numpy()
+        if len(logits) >= DEAD_ROWS and len(each) and is_constant(each.min(0), each.max(0)):
             logger.warning("task %r: the head's output is the same for all rows.", name)
         if self._own_metrics and name in self._own_metrics:
             own = self._own_metrics[name](EvalPrediction(logits, evaluated.label_ids[name], losses=evaluated.losses))

@@ -153,21 +153,28 @@ class HealthWarnings(TrainerCallback):
 
     A head is dead when its outputs no longer depend on what it reads, as ReLU(cos) × 5 is once all its cosines are
     negative (paper section 4.2): it then has no gradient, and never comes back.
+
+    Args:
+        tasks: The table of tasks.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tasks: Mapping[str, TaskConfig]) -> None:
+        self._tasks = tasks
         self._losses: dict[str, deque[float]] = {}
         # By task: how many rows, and the least and the greatest of their outputs.
         self._ranges: dict[str, tuple[int, Tensor, Tensor]] = {}
         self._dead: set[str] = set()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.__init__()  # type: ignore[misc]
+        self.__init__(self._tasks)  # type: ignore[misc]
 
     def add(self, logits: Mapping[str, Tensor]) -> None:
-        """Counts the outputs of a training batch, [B] or [B, C] by task."""
+        """Counts the outputs of a training batch, [B, ...] by task."""
         for name, output in logits.items():
-            low, high = output.detach().float().aminmax(dim=0)
+            each = self._tasks[name].each_output(output.detach().float())
+            if not len(each):
+                continue
+            low, high = each.aminmax(dim=0)
             rows = len(output)
             if name in self._ranges:
                 before, least, greatest = self._ranges[name]

@@ -46,7 +46,7 @@ from hf_multitask.training.regularization import Regularization
 from hf_multitask.training.scheduling import ScheduledTrainer
 from hf_multitask.training.smart import Smart
 from hf_multitask.training.surgery import GradientSurgery, build_weighting
-from hf_multitask.training.weighting import LossWeighting, build_scalarizer
+from hf_multitask.training.weighting import LossWeighting, balanced_losses, build_scalarizer
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
         self._guard = NonFiniteGuard(
             self.accelerator, args.nonfinite_patience, str(args.output_dir), self._tasks, processing_class
         )
-        self._health = HealthWarnings()
+        self._health = HealthWarnings(self._tasks)
         self.add_callback(self._guard)
         self.add_callback(self._health)
         if self.args.device.type == "cpu":
@@ -265,8 +265,9 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
         """The weighted sum of the tasks' losses and their regularisers in training, the plain sum of the losses in
         evaluation (of one task each).
 
-        A task's loss is a mean over its rows; it counts by their number, so that every row has the same weight
-        whichever batch it is in. In Round Robin that number is `per_device_train_batch_size`, and all count fully.
+        A task's loss is a mean over its rows, or over their labels; it counts by the number of rows, so that every row
+        has the same weight whichever batch it is in. In Round Robin that number is `per_device_train_batch_size`, and
+        all count fully.
         """
         batch, inputs = inputs, {key: value for key, value in inputs.items() if key != "rows"}
         if not model.training:
@@ -284,7 +285,8 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
                 self._epoch_losses.add(name, value, rows)
         for name, value in output.logs.items():
             self._meters.add(name, value)
-        losses = self._row_weighted(inputs, output.outputs.losses)
+        losses = balanced_losses(output.outputs, inputs, self._tasks, self.accelerator)
+        losses = self._row_weighted(inputs, losses)
         if self._weighting is None:
             loss = sum(losses.values())
         else:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.utils import logging
 
+from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.model.messages import nearest
+from hf_multitask.model.outputs import MultiTaskOutput
 from hf_multitask.training.checkpoints import checkpoint_file
 
 logger = logging.get_logger(__name__)
@@ -49,6 +51,36 @@ def build_scalarizer(name: str, count: int) -> nn.Module:
         raise ImportError(f"loss_weighting {name!r} needs TorchJD: pip install hf-multitask[torchjd]") from error
     method, takes_count = _METHODS[name]
     return getattr(scalarization, method)(*([count] if takes_count else []))
+
+
+def balanced_losses(
+    outputs: MultiTaskOutput, inputs: Mapping[str, Any], tasks: Mapping[str, TaskConfig], accelerator: Accelerator
+) -> dict[str, Tensor]:
+    """A batch's losses, of which those that are means over labels, several to a row, count alike in every process.
+
+    A process whose rows have more labels than others' have would be heard too little in a mean of means: its loss is
+    multiplied by its labels per row over those of all processes, whose mean is then that of one process with all rows.
+
+    Args:
+        outputs: The model's.
+        inputs: The batch.
+        tasks: The table of tasks.
+        accelerator: Of the processes, which all come here.
+    """
+    losses = dict(outputs.losses or {})
+    if accelerator.num_processes == 1:
+        return losses
+    numbers = torch.zeros(len(tasks), 2, device=accelerator.device)
+    for place, (name, task) in enumerate(tasks.items()):
+        if name in losses:
+            counts = task.label_counts(outputs.logits[name].detach(), inputs["labels"][name])  # type: ignore[index]
+            rows = inputs["tasks"][name]
+            numbers[place] = torch.tensor([rows if counts is None else int(counts.sum()), rows])
+    here, everywhere = numbers, accelerator.reduce(numbers.clone(), "sum")
+    # Where no word has a label, the loss is 0 whatever it is multiplied by.
+    per_row = (here[:, 0] / here[:, 1]) / (everywhere[:, 0] / everywhere[:, 1])
+    shares = dict(zip(tasks, per_row.nan_to_num(1.0), strict=True))
+    return {name: loss * shares[name] for name, loss in losses.items()}
 
 
 class LossWeighting(TrainerCallback):

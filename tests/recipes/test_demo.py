@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from hf_multitask import MultiTaskPipeline
 from tests.conftest import ROOT, tiny_model
 
 pytestmark = pytest.mark.slow
@@ -130,3 +132,22 @@ def test_a_space_runs_without_the_package(folder: Path, tmp_path: Path) -> None:
     again = subprocess.run(list(map(str, writer)), capture_output=True, text=True, cwd=ROOT)
     assert again.returncode == 2
     assert "is not empty" in again.stderr.splitlines()[-1]
+
+
+def test_the_page_marks_the_entities_of_a_text(tokenizer: Any) -> None:
+    pytest.importorskip("gradio")
+    model = tiny_model({**TASKS, "names": {"type": "token_classification", "labels": ["O", "B-animal", "I-animal"]}})
+    pipe = MultiTaskPipeline(model, tokenizer)
+    demo = runpy.run_path(str(ROOT / "recipes" / "demo.py"))
+    entities = [
+        {"entity_group": "animal", "word": "big cat", "start": 4, "end": 11},
+        {"entity_group": "animal", "word": "dog", "start": 12, "end": 15},
+    ]
+    marked = [("the ", None), ("big cat", "animal"), (" ", None), ("dog", "animal"), (" sat", None)]
+    assert demo["_marked"](entities, 0, ["the big cat dog sat"]) == marked
+    assert demo["_marked"](entities, 1, ["the big cat dog sat"]) is None
+    assert demo["_marked"]([[], entities], 1, ["a", "the big cat dog sat"]) == marked
+    (predict, *_) = demo["page"](pipe, "a model").fns.values()
+    shown = predict.fn("the cat sat", "")
+    assert "".join(part for part, _ in shown[-2]) == "the cat sat"
+    assert shown[-1] is None

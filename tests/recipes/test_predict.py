@@ -60,7 +60,13 @@ def test_in_the_courses_layout_a_blank_sentence_gets_an_empty_answer_in_its_plac
 
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [("", "is empty"), (" \t", "is blank"), (None, "is missing"), (3, "is 3, not text"), (["a"], "is ['a'], not text")],
+    [
+        ("", "is empty"),
+        (" \t", "is blank"),
+        (None, "is missing"),
+        (3, "is 3, not text"),
+        (["a", 5], "has a word 2 that is 5, not text"),
+    ],
 )
 def test_in_jsonl_an_empty_answer_says_why(predict: Callable, text: Any, problem: str) -> None:
     rows = [{"id": "x", "sentence": text}, {"id": "y", "sentence": "a cat"}, {"id": "z"}]

@@ -186,7 +186,7 @@ def log(watch: HealthWarnings, step: int, **losses: float) -> None:
 
 
 def test_a_loss_that_jumps_is_warned_of_and_an_ordinary_one_is_not(caplog: Any) -> None:
-    watch = HealthWarnings()
+    watch = HealthWarnings(tiny_model().config.tasks)
     for step, loss in enumerate([1.0, 0.8, 1.1, 0.9, 1.0, 1.2, float("nan"), 2.9]):
         log(watch, step, loss_sst=loss)
     assert "jumped" not in caplog.text
@@ -196,7 +196,7 @@ def test_a_loss_that_jumps_is_warned_of_and_an_ordinary_one_is_not(caplog: Any) 
 
 
 def test_a_spread_of_losses_is_no_jump(caplog: Any) -> None:
-    watch = HealthWarnings()
+    watch = HealthWarnings(tiny_model().config.tasks)
     # Median 0.5, median absolute deviation 0.4: six deviations above it are 0.5 + 6 * 1.4826 * 0.4 = 4.06.
     for step, loss in enumerate([0.1, 0.5, 0.9, 0.1, 0.9, 4.0]):
         log(watch, step, loss_sst=loss)

@@ -1,0 +1,92 @@
+"""What the pipeline can be given: a text, two, the words of one, or many of these."""
+
+from collections.abc import Iterable, Mapping, Sized
+from dataclasses import dataclass
+from types import GeneratorType
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from .messages import check_characters
+from .words import Words
+
+# One text, or two that are read as one input.
+Texts = tuple[str, ...]
+# What one sequence of the encoder is made of.
+Key = Texts | Words
+
+
+@dataclass(frozen=True)
+class Row:
+    """One input.
+
+    Args:
+        texts: Its text, or its two.
+        words: Of a single text, if it came as words.
+    """
+
+    texts: Texts
+    words: Words | None = None
+
+    def key(self, place: int, as_words: bool) -> Key:
+        """One of the texts alone, for a task that reads texts or words."""
+        text = self.texts[place]
+        return (text,) if not as_words else self.words if self.words is not None else Words.of_text(text)
+
+
+def as_list(inputs: Any) -> Any:
+    """Many inputs as a list, generator or `torch` dataset, which transformers knows, and one input as it is.
+
+    What has no length is read as it goes. Of a table, iterating would give the columns: it is left as it is, and
+    refused.
+    """
+    if isinstance(inputs, (str, bytes, tuple, list, Mapping, GeneratorType, Dataset)):
+        return inputs
+    for as_list in ("to_pylist", "tolist"):
+        # pyarrow's name for it, and numpy's and pandas', which give plain strings.
+        if hasattr(inputs, as_list):
+            return getattr(inputs, as_list)()
+    if not isinstance(inputs, Iterable) or hasattr(inputs, "columns"):
+        return inputs
+    return list(inputs) if isinstance(inputs, Sized) else (value for value in inputs)
+
+
+def read_row(value: Any, number: int) -> Row:
+    """The text, the two, or the words of an input.
+
+    Raises:
+        ValueError: It is none of these; the message gives the input's number.
+    """
+    if isinstance(value, Mapping) and value.keys() == {"tokens"}:
+        return _words(value["tokens"], number)
+    if isinstance(value, dict) and "text" in value and value.keys() <= {"text", "text_pair"}:
+        value = (value["text"], value["text_pair"]) if value.get("text_pair") is not None else value["text"]
+    texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (tuple, list)) else ()
+    if all(isinstance(text, str) for text in texts) and len(texts) in (1, 2):
+        return Row(checked(texts, number))
+    forms = "a text, a pair (text, text), or a mapping with text and text_pair, or with tokens"
+    if texts and all(isinstance(text, str) for text in texts):
+        raise ValueError(f"input {number}: give {forms}, not {len(texts)} texts; many texts are a list, [text, text].")
+    raise ValueError(f"input {number}: give {forms}, not {value!r:.100}.")
+
+
+def _words(words: Any, number: int) -> Row:
+    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) and word.strip() for word in words):
+        raise ValueError(f"input {number}: tokens must be a list of words, none of them blank, not {words!r:.100}.")
+    checked(tuple(words), number)
+    read = Words.of_list(words)
+    return Row((read.text,), read)
+
+
+def checked(texts: Texts, number: int) -> Texts:
+    """The texts of an input, none of them with half a character.
+
+    Raises:
+        ValueError: One has; the message gives the input's number.
+    """
+    for text in texts:
+        try:
+            check_characters(text)
+        except ValueError as error:
+            raise ValueError(f"input {number}: a text {error}") from error
+    return texts
