@@ -6,8 +6,10 @@ from types import GeneratorType
 from typing import Any
 
 from torch.utils.data import Dataset
+from transformers.configuration_utils import PreTrainedConfig
 
 from .messages import check_characters
+from .positions import embedding_sizes
 from .words import Words
 
 # One text, or two that are read as one input.
@@ -90,3 +92,33 @@ def checked(texts: Texts, number: int) -> Texts:
         except ValueError as error:
             raise ValueError(f"input {number}: a text {error}") from error
     return texts
+
+
+def check_sizes(tokenizer: Any, **sizes: Any) -> None:
+    """Refuses numbers that are none, or that leave nothing of a text.
+
+    Args:
+        tokenizer: The model's.
+        sizes: By the name of the argument; None: by default.
+
+    Raises:
+        ValueError: One is such; the message names it.
+    """
+    for name, size in sizes.items():
+        least = 1 if name != "max_length" else tokenizer.num_special_tokens_to_add(pair=True) + 1
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < least):
+            raise ValueError(f"{name} must be a whole number from {least} on, not {size!r}.")
+
+
+def check_vocabulary(encoder_config: PreTrainedConfig, batches: Iterable[Mapping[str, Any]]) -> None:
+    """Refuses tokens that the encoder has no embeddings of.
+
+    Raises:
+        ValueError: There are such.
+    """
+    words = embedding_sizes(encoder_config).get("input_ids")
+    if words is not None and any(int(batch["input_ids"].max()) >= words for batch in batches):
+        raise ValueError(
+            f"the tokenizer gives tokens beyond the model's vocabulary of {words}: give the one that the model was "
+            "trained with, or train after model.resize_token_embeddings(len(tokenizer))."
+        )

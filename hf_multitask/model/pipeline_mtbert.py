@@ -22,9 +22,8 @@ from transformers import Pipeline
 
 from .configuration_mtbert import TaskConfig
 from .packing import lay_out, use_packing
-from .pipeline_inputs import Key, Row, as_list, checked, read_row
+from .pipeline_inputs import Key, Row, as_list, check_sizes, check_vocabulary, checked, read_row
 from .pooling import pool
-from .positions import embedding_sizes
 from .token_classification import PADDING
 from .words import Words, tokenize_words
 
@@ -130,7 +129,7 @@ class MultiTaskPipeline(Pipeline):
             keys.append(checked((text,), number))
         if not keys:
             return np.zeros((0, self.model.config.hidden_size), dtype=np.float32)
-        self._check_sizes(max_length=max_length, batch_size=batch_size)
+        check_sizes(self.tokenizer, max_length=max_length, batch_size=batch_size)
         inputs = self._lay_out(keys, batch_size or self._batch_size or _BATCH_SIZE, max_length, truncation=True)
         embeddings = self.forward({**inputs, "plan": {}})["embeddings"]
         return embeddings.float().numpy()
@@ -142,28 +141,17 @@ class MultiTaskPipeline(Pipeline):
         for key in kwargs:
             if key not in known:
                 raise ValueError(f"unknown argument {key!r}; known: {', '.join(known)}, batch_size.")
-        self._check_sizes(max_length=kwargs.get("max_length"), top_k=kwargs.get("top_k"))
+        check_sizes(self.tokenizer, max_length=kwargs.get("max_length"), top_k=kwargs.get("top_k"))
         if (task := kwargs.get("task")) is not None and not isinstance(task, str) and not list(task):
             raise ValueError("task must be a name or several, not none; leave it out for all tasks.")
         after = {"top_k": kwargs.pop("top_k")} if "top_k" in kwargs else {}
         return kwargs, {}, after
 
-    def _check_sizes(self, **sizes: Any) -> None:
-        """Refuses numbers that are none, or that leave nothing of a text.
-
-        Raises:
-            ValueError: One is such; the message names it.
-        """
-        for name, size in sizes.items():
-            least = 1 if name != "max_length" else self.tokenizer.num_special_tokens_to_add(pair=True) + 1
-            if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < least):
-                raise ValueError(f"{name} must be a whole number from {least} on, not {size!r}.")
-
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """See the class."""
         if args:
             raise ValueError("give one argument: two texts that belong together are a pair, pipe((text, text)).")
-        self._check_sizes(batch_size=kwargs.get("batch_size"))
+        check_sizes(self.tokenizer, batch_size=kwargs.get("batch_size"))
         inputs = as_list(inputs)
         # transformers looks at the first of a list's inputs, and of a tuple's.
         if isinstance(inputs, list) and len(inputs) == 0:
@@ -283,7 +271,7 @@ class MultiTaskPipeline(Pipeline):
         starts = range(0, len(order), batch_size)
         chosen = [[distinct[number] for number in order[start : start + batch_size]] for start in starts]
         batches = [lay_out(batch, self.tokenizer, packed) for batch in chosen]
-        self._check_vocabulary(batches)
+        check_vocabulary(self.model.config.encoder_config, batches)
         return {
             "batches": batches,
             "order": torch.from_numpy(order.argsort()[of_key]),
@@ -322,14 +310,6 @@ class MultiTaskPipeline(Pipeline):
             if not sequence["input_ids"]:
                 sequences[number] = {key: [0] for key in sequence} | {"input_ids": [self._stand_in()]}
         return sequences, tokens
-
-    def _check_vocabulary(self, batches: list[dict[str, Any]]) -> None:
-        words = embedding_sizes(self.model.config.encoder_config).get("input_ids")
-        if words is not None and any(int(batch["input_ids"].max()) >= words for batch in batches):
-            raise ValueError(
-                f"the tokenizer gives tokens beyond the model's vocabulary of {words}: give the one that the model was "
-                "trained with, or train after model.resize_token_embeddings(len(tokenizer))."
-            )
 
     def _stand_in(self) -> int:
         """The token that is read in place of a blank text by tokenizers that add no special ones, such as GPT-2's."""

@@ -69,11 +69,6 @@ def test_a_file_that_is_none_is_refused_by_its_line(
         read_file(write(tmp_path, text), columns=columns)
 
 
-def test_columns_are_a_list_of_names() -> None:
-    with pytest.raises(ValueError, match=r"columns must be a list of names, such as \[tokens, label\], not 'tokens'"):
-        FileSource(columns="tokens")  # type: ignore[arg-type]
-
-
 def test_a_bad_tag_is_told_by_its_row(tmp_path: Path) -> None:
     path = write(tmp_path, "the\tO\n\ncat\tB-anmal\n")
     with pytest.raises(

@@ -285,7 +285,11 @@ def test_the_columns_of_a_file_without_a_header_are_named(
         ("t.tsv", "a\t1\tx\ty\n", r"columns names 3 column\(s\), and its first row has 4"),
         ("t.tsv", "a\t1\tx\nb\t1\tx\ty\n", "Expected 3 fields in line 2, saw 4"),
         ("t.tsv", "a\t1\tx\nb\t1\tx\nc\t1\tx\ty\n", "Expected 3 fields in line 3, saw 4"),
-        ("t.jsonl", '{"text": "a"}\n', "has names of its own: columns is for csv and tsv files that have no header"),
+        (
+            "t.jsonl",
+            '{"text": "a"}\n',
+            "has names of its own: columns is for conll, csv and tsv",
+        ),
     ],
 )
 def test_columns_that_a_file_does_not_have_are_refused(tmp_path: Path, name: str, content: str, message: str) -> None:

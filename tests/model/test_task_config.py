@@ -51,7 +51,7 @@ CLASSES = {"type": "single_label_classification", "num_labels": 5}
         ({**CLASSES, "score_range": [0, 5]}, "score_range is a key of regression, not of single_label_classification"),
         (
             {"type": "pair_regression", "num_labels": 5},
-            "num_labels is a key of multi_label_classification, single_label_classification, not of pair_regression",
+            "num_labels is a key of multi_label_classification, single_label_classification, token_classification, n",
         ),
         ({"type": "pair_regression", "score_range": [5, 0]}, "the lower first"),
         ({"type": "pair_regression", "score_range": [0, float("nan")]}, "must be two numbers"),
