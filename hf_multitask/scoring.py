@@ -103,7 +103,6 @@ def score(trainer: MultiTaskTrainer, data: PreparedData, split: str, probe: bool
     probed = {name: tasks[name] for name in rows if evaluation_of(tasks[name]).is_probed} if probe else {}
     with _bars(trainer, ScoringProgress()):
         output: Any = trainer.predict(cast(Any, rows), metric_key_prefix="eval")
-    probed = {name: tasks[name] for name in rows if evaluation_of(tasks[name]).is_probed}
     texts = {
         name: [checked[column] for column in text_columns(tasks[name])] for name, checked in data.texts[split].items()
     }

@@ -123,16 +123,13 @@ def describe_adapter(model: Any) -> Adapter | None:
 
 def _table(config: MultiTaskBertConfig) -> dict[str, dict[str, Any]]:
     """The table of tasks, without what is as by default."""
-    defaults = {
+    return {name: _changed(task) for name, task in config.tasks.items()}
+
+
+def _changed(task: TaskConfig) -> dict[str, Any]:
+    usual = {
         entry.name: entry.default if entry.default_factory is MISSING else entry.default_factory()
-        for entry in fields(TaskConfig)
+        for entry in fields(task)
     }
     # The number of labels is that of their names.
-    return {
-        name: {
-            key: value
-            for key, value in vars(task).items()
-            if key in defaults and value != defaults[key] and key != "num_labels"
-        }
-        for name, task in config.tasks.items()
-    }
+    return {key: getattr(task, key) for key in usual if getattr(task, key) != usual[key] and key != "num_labels"}

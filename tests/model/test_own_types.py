@@ -35,7 +35,8 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     folder = tmp_path / "mine"
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)
-    kinds, evaluations = dict(task_config._KINDS), dict(task_evaluation._EVALUATIONS)
+    monkeypatch.setattr(task_config, "_KINDS", dict(task_config._KINDS))
+    monkeypatch.setattr(task_evaluation, "_EVALUATIONS", dict(task_evaluation._EVALUATIONS))
     names = []
 
     def write(name: str, text: str) -> ModuleType:
@@ -47,10 +48,6 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     yield write
     for name in names:
         sys.modules.pop(name, None)
-    task_config._KINDS.clear()
-    task_config._KINDS.update(kinds)
-    task_evaluation._EVALUATIONS.clear()
-    task_evaluation._EVALUATIONS.update(evaluations)
 
 
 @pytest.fixture
