@@ -17,6 +17,7 @@ The YAML's keys are the flags' names, in one flat list, and `tasks` is a table b
 
 import argparse
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ class RecipeParser(HfArgumentParser):
         _expand_home(model, data, training, report)
         modules_dir = folder / (report.modules_dir or "")
         # A folder beside the recipe goes before a model of that name on the Hub.
-        if (folder / model.backbone).is_dir():
+        if os.path.isdir(folder / model.backbone):
             model.backbone = str(folder / model.backbone)
         table = {}
         sources = {}

@@ -140,7 +140,8 @@ class MultiTaskBertConfig(PreTrainedConfig):
         entries, self.tasks = _entries(self.tasks), {}
         for name, task in entries:
             kind = task.get("type") if isinstance(task, dict) else None
-            if (module := (self.own_task_types or {}).get(kind)) and kind not in task_type_names():
+            module = (self.own_task_types or {}).get(kind) if isinstance(kind, str) else None
+            if module and kind not in task_type_names():
                 raise ValueError(
                     f"task {name!r}: type {kind!r} is of the module {module}: import that before the model is loaded, "
                     "or load the model with the code beside it by trust_remote_code=True, where that has the module."

@@ -36,6 +36,7 @@ CLASSES = {"type": "single_label_classification", "num_labels": 5}
     [
         ({"type": "pair_regresion"}, "did you mean 'pair_regression'"),
         ({}, "type is missing"),
+        ({"type": []}, "type [] is unknown"),
         ("sst", "must be a mapping"),
         ({**CLASSES, "poling": "cls"}, "unknown key 'poling'; did you mean 'pooling'"),
         ({**CLASSES, "pooling": "meen"}, "pooling 'meen' is unknown; did you mean 'mean'"),
