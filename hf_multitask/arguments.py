@@ -3,8 +3,8 @@
 They are read by `--help`, and so this module imports nothing that takes long.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Literal
 
 SPLITS = ("train", "validation", "test")
 
@@ -189,3 +189,11 @@ class MultiTaskArguments:
     nonfinite_patience: int = field(
         default=3, metadata={"help": "Updates in a row that may be left out for NaN or infinity before training ends."}
     )
+
+
+def defaults_of(owner: Any) -> dict[str, Any]:
+    """What the fields of a dataclass, or of an object of one, are if they are not given; `MISSING` if they must be."""
+    return {
+        entry.name: entry.default_factory() if entry.default_factory is not MISSING else entry.default
+        for entry in fields(owner)
+    }

@@ -3,13 +3,13 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from hf_multitask.arguments import SPLITS
+from hf_multitask.arguments import SPLITS, defaults_of
 from hf_multitask.data.sources import FileSource, Source
 from hf_multitask.hub.publisher import RECIPE_NAME
 from hf_multitask.past_run import run_folder
@@ -78,7 +78,7 @@ def default_to_saved_recipe(parser: RecipeParser, argv: Sequence[str], models: S
 
 def _training(args: MultiTaskTrainingArguments) -> dict[str, Any]:
     # Not a second object of the kind with its defaults: to make one resets the devices of the run.
-    values, usual = args.to_dict(), _defaults(args)
+    values, usual = args.to_dict(), defaults_of(args)
     return {
         key: value
         for key, value in values.items()
@@ -109,12 +109,5 @@ def _relative(path: str, folder: str | Path) -> str:
 
 def _changed(values: Any) -> dict[str, Any]:
     """The fields of a dataclass that are not as they are by default."""
-    usual = _defaults(values)
+    usual = defaults_of(values)
     return {key: value for key, value in asdict(values).items() if value != usual[key]}
-
-
-def _defaults(values: Any) -> dict[str, Any]:
-    return {
-        entry.name: entry.default_factory() if entry.default_factory is not MISSING else entry.default
-        for entry in fields(values)
-    }

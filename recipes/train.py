@@ -88,9 +88,9 @@ def finish(trainer: MultiTaskTrainer, data: PreparedData, recipe: Recipe, result
         trainer.tune_thresholds()
     # Whatever happens while it is scored, the model is there.
     trainer.save_model(_internal_call=True)
-    logging.info("The model is saved in %s, and scored now.", output_dir)
     scored, shortfalls = None, {}
     if "validation" in data.rows:
+        logger.info("The model is saved in %s, and scored now.", output_dir)
         scored = score(trainer, data, "validation", probe=recipe.report.write_report)
         trainer.log(scored.metrics)
         trainer.save_metrics("eval", scored.metrics)

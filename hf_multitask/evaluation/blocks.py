@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from hf_multitask.evaluation import figures
-from hf_multitask.evaluation.summary import escaped, markdown_table
+from hf_multitask.evaluation.summary import escaped, markdown_table, number
 
 # Inches that half of the page has room for, with some of them to spare.
 _HALF = 7.5
@@ -66,3 +67,18 @@ class Block:
         """A figure's SVG, in base64."""
         assert self.figure is not None
         return base64.b64encode(figures.encoded(self.figure, "svg")).decode()
+
+
+def class_table(title: str, by_class: pd.DataFrame) -> Block:
+    """The table of what is found of each class.
+
+    Args:
+        title: Of the column of classes.
+        by_class: By class, `precision`, `recall`, `f1`, `rows`, and further shares under their names.
+    """
+    shares, further = ["precision", "recall", "f1"], by_class.columns.drop(["precision", "recall", "f1", "rows"])
+    rows = []
+    for name, row in by_class.iterrows():
+        found, others = ([number(row[key]) for key in keys] for keys in (shares, further))
+        rows.append([str(name), *found, str(int(row["rows"])), *others])
+    return Block("table", header=[title, "precision", "recall", "F1", "rows", *further], rows=rows)

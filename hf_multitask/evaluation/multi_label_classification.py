@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from sklearn.metrics import precision_recall_curve
 
-from hf_multitask.evaluation.metrics import MeanMetric
+from hf_multitask.evaluation.metrics import MeanMetric, as_it_is
 from hf_multitask.evaluation.task_evaluation import TaskEvaluation, TaskPredictions, register_evaluation
 from hf_multitask.model.multi_label_classification import MultiLabelClassification
 
@@ -69,9 +69,9 @@ class MultiLabelEvaluation(TaskEvaluation):
 
     task: MultiLabelClassification
     metrics = {
-        "f1_macro": MeanMetric("Macro F1", f1_macro, share=lambda value: value),
-        "f1_micro": MeanMetric("Micro F1", f1_micro, share=lambda value: value),
-        "exact_match": MeanMetric("Exact match", exact_match, share=lambda value: value),
+        "f1_macro": MeanMetric("Macro F1", f1_macro, share=as_it_is),
+        "f1_micro": MeanMetric("Micro F1", f1_micro, share=as_it_is),
+        "exact_match": MeanMetric("Exact match", exact_match, share=as_it_is),
     }
     counts = "f1_macro"
     trivial_name = "commonest labels"
@@ -145,8 +145,7 @@ class MultiLabelEvaluation(TaskEvaluation):
         # Here, since the libraries that draw take a second to import.
         from hf_multitask.evaluation import figures
         from hf_multitask.evaluation.analysis import analyse_labels
-        from hf_multitask.evaluation.blocks import Block
-        from hf_multitask.evaluation.summary import number
+        from hf_multitask.evaluation.blocks import Block, class_table
 
         table = analyse_labels(self.task.labels, rows.predicted, rows.labels)
         table["threshold"] = self.task.each_threshold
@@ -158,19 +157,7 @@ class MultiLabelEvaluation(TaskEvaluation):
             f"{sizes.mean():.2f} labels and is predicted {predicted.mean():.2f}; {np.sum(sizes == 0)} rows have none, "
             f"and {np.sum(predicted == 0)} are predicted none.",
         )
-        yield Block(
-            "table",
-            header=["label", "precision", "recall", "F1", "rows", "threshold"],
-            rows=[
-                [
-                    str(label),
-                    *(number(row[key]) for key in ("precision", "recall", "f1")),
-                    str(int(row["rows"])),
-                    number(row["threshold"]),
-                ]
-                for label, row in table.iterrows()
-            ],
-        )
+        yield class_table("label", table)
         names, legend = figures.axis_names(self.task.labels, most=len(self.task.labels))
         caption = " ".join([f"{name}: F1, precision and recall of each label.", *legend])
         yield Block("figure", caption, name=f"{name}-labels", figure=figures.label_figure(table.set_axis(names)))

@@ -70,8 +70,7 @@ class SingleLabelEvaluation(TaskEvaluation):
         # Here, since the libraries that draw take a second to import.
         from hf_multitask.evaluation import figures
         from hf_multitask.evaluation.analysis import analyse_classification
-        from hf_multitask.evaluation.blocks import Block
-        from hf_multitask.evaluation.summary import number
+        from hf_multitask.evaluation.blocks import Block, class_table
 
         labels = self.task.labels
         analysis = analyse_classification(labels, self.probabilities(rows.outputs), rows.labels)
@@ -80,14 +79,7 @@ class SingleLabelEvaluation(TaskEvaluation):
         if len(labels) > 2 and wrong:
             text += f", {analysis.adjacent_errors:.1%} of these by one class (where the classes are in an order)"
         yield Block("paragraph", f"{text}. Expected calibration error: {analysis.calibration_error:.3f}.")
-        yield Block(
-            "table",
-            header=["class", "precision", "recall", "F1", "rows"],
-            rows=[
-                [str(label), *(number(row[key]) for key in ("precision", "recall", "f1")), str(int(row["rows"]))]
-                for label, row in analysis.by_class.iterrows()
-            ],
-        )
+        yield class_table("class", analysis.by_class)
         confusion = figures.confusion_figure(analysis, labels)
         caption = " ".join([f"{name}: rows by label and prediction.", *figures.axis_names(labels)[1]])
         yield Block("figure", caption, name=f"{name}-confusion", figure=confusion)

@@ -156,16 +156,16 @@ class TaskEvaluation:
         """What the metrics read of B rows: arrays of B, whose rows are drawn again for intervals and comparisons."""
         return np.asarray(predicted), np.asarray(labels)
 
-    def evidence_of(self, metric: Metric, predicted: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
-        """What one metric reads of B rows, arrays of B: evidence, or of a user's own predictions and labels."""
-        return TaskEvaluation.evidence(self, predicted, labels) if metric.is_own else self.evidence(predicted, labels)
+    def evidence_by_metric(self, predicted: np.ndarray, labels: np.ndarray) -> dict[str, tuple[np.ndarray, ...]]:
+        """What each metric reads of B rows, arrays of B: the evidence; if it is a user's, predictions and labels."""
+        # Once for all metrics: of words, it is a pass over all rows.
+        evidence, plain = self.evidence(predicted, labels), TaskEvaluation.evidence(self, predicted, labels)
+        return {name: plain if metric.is_own else evidence for name, metric in self.chosen.items()}
 
     def score(self, predicted: np.ndarray, labels: np.ndarray) -> Metrics:
         """The metrics of predictions of B rows, by name."""
-        return {
-            name: float(metric.compute(*self.evidence_of(metric, predicted, labels)))
-            for name, metric in self.chosen.items()
-        }
+        evidence = self.evidence_by_metric(predicted, labels)
+        return {name: float(metric.compute(*evidence[name])) for name, metric in self.chosen.items()}
 
     def share(self, metrics: Metrics) -> float | None:
         """What a task adds to the final score, from 0 to 1; None: nothing, or the metric is not there."""

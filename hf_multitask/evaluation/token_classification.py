@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from hf_multitask.evaluation.metrics import Metric, Metrics
+from hf_multitask.evaluation.metrics import Metric, Metrics, as_it_is
 from hf_multitask.evaluation.single_label_classification import SingleLabelEvaluation
 from hf_multitask.evaluation.task_evaluation import TaskEvaluation, TaskPredictions, register_evaluation
 from hf_multitask.model.single_label_classification import SingleLabelClassification
@@ -63,13 +63,13 @@ def _share(part: Any, whole: Any) -> Any:
     return np.divide(part, whole, out=np.zeros_like(whole, dtype=np.float64), where=np.greater(whole, 0))[()]
 
 
-F1 = Metric("F1 of entities", f1, takes_axis=True, share=lambda value: value, uninformed=0.0)
+F1 = Metric("F1 of entities", f1, takes_axis=True, share=as_it_is, uninformed=0.0)
 ENTITIES = {
     "f1": F1,
     "precision": Metric("Precision of entities", precision, takes_axis=True),
     "recall": Metric("Recall of entities", recall, takes_axis=True),
 }
-WORD_ACCURACY = Metric("Accuracy of words", word_accuracy, takes_axis=True, share=lambda value: value)
+WORD_ACCURACY = Metric("Accuracy of words", word_accuracy, takes_axis=True, share=as_it_is)
 
 
 @register_evaluation("token_classification")
@@ -174,22 +174,14 @@ class TokenEvaluation(TaskEvaluation):
         # Here, since the libraries that draw take a second to import.
         from hf_multitask.evaluation import figures
         from hf_multitask.evaluation.analysis import analyse_entities
-        from hf_multitask.evaluation.blocks import Block
-        from hf_multitask.evaluation.summary import number
+        from hf_multitask.evaluation.blocks import Block, class_table
 
         true, said = (self._groups(ids, rows.labels) for ids in (rows.labels, rows.predicted))
         analysis = analyse_entities(self.task.types, true, said)
         wrong = int(np.sum(self.errors(rows) > 0))
         counts = f"{sum(map(len, true)):,} entities, and {sum(map(len, said)):,} are predicted"
         yield Block("paragraph", f"{wrong} of {len(rows.labels)} rows are wrong. There are {counts}.")
-        yield Block(
-            "table",
-            header=["entity", "precision", "recall", "F1", "rows"],
-            rows=[
-                [str(kind), *(number(row[key]) for key in ("precision", "recall", "f1")), str(int(row["rows"]))]
-                for kind, row in analysis.by_class.iterrows()
-            ],
-        )
+        yield class_table("entity", analysis.by_class)
         labels = [*self.task.types, "none"]
         caption = f"{name}: entities with the same borders by type and predicted type; 'none' is what one side lacks."
         caption = " ".join([caption, *figures.axis_names(labels)[1]])

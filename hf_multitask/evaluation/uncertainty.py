@@ -60,13 +60,12 @@ def bootstrap_intervals(
         An interval by metric.
     """
     evaluation = evaluation_of(task)
-    values = evaluation.score(predicted, labels)
+    values, evidence = evaluation.score(predicted, labels), evaluation.evidence_by_metric(predicted, labels)
     intervals = {}
     for name, metric in evaluation.chosen.items():
-        evidence = evaluation.evidence_of(metric, predicted, labels)
 
-        def of_rows(rows: np.ndarray, axis: int, of: Metric = metric, evidence: Any = evidence) -> np.ndarray:
-            return of.of_rows(evidence, np.moveaxis(rows, axis, -1))
+        def of_rows(rows: np.ndarray, axis: int, of: Metric = metric, name: str = name) -> np.ndarray:
+            return of.of_rows(evidence[name], np.moveaxis(rows, axis, -1))
 
         low, high = _bounds(of_rows, (np.arange(len(labels)),), confidence, resamples, seed)
         intervals[name] = Interval(values[name], low, high)
@@ -101,7 +100,8 @@ def all_intervals(
     counted = {name: share for name, share in shares.items() if share is not None}
     counting = {name: evaluations[name].chosen[str(evaluations[name].counting)] for name in counted}
     evidence = {
-        name: evaluations[name].evidence_of(metric, predicted[name], labels[name]) for name, metric in counting.items()
+        name: evaluations[name].evidence_by_metric(predicted[name], labels[name])[str(evaluations[name].counting)]
+        for name in counted
     }
 
     def share_of(name: str, rows: np.ndarray) -> np.ndarray:
@@ -148,11 +148,11 @@ def compare(
     evaluation = evaluation_of(task)
     before, after = evaluation.score(first, labels), evaluation.score(second, labels)
     rows = np.arange(len(labels))
+    models = [evaluation.evidence_by_metric(predicted, labels) for predicted in (first, second)]
     comparisons = {}
     for name, metric in evaluation.chosen.items():
         # Each model's evidence end to end, so that a number names both a row and who predicted it.
-        models = (evaluation.evidence_of(metric, predicted, labels) for predicted in (first, second))
-        both = [np.concatenate(values) for values in zip(*models, strict=True)]
+        both = [np.concatenate(values) for values in zip(*(model[name] for model in models), strict=True)]
 
         def of_model(model: np.ndarray, drawn: np.ndarray, of: Metric = metric, both: Any = both) -> np.ndarray:
             """Of rows [R, B] that are each predicted by a model, 0 or 1."""

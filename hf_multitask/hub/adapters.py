@@ -3,11 +3,12 @@
 import logging
 import os
 import re
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from pprint import pformat
 from typing import Any
 
+from hf_multitask.arguments import defaults_of
 from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, TaskConfig
 
 logger = logging.getLogger(__name__)
@@ -127,9 +128,6 @@ def _table(config: MultiTaskBertConfig) -> dict[str, dict[str, Any]]:
 
 
 def _changed(task: TaskConfig) -> dict[str, Any]:
-    usual = {
-        entry.name: entry.default if entry.default_factory is MISSING else entry.default_factory()
-        for entry in fields(task)
-    }
+    usual = defaults_of(task)
     # The number of labels is that of their names.
     return {key: getattr(task, key) for key in usual if getattr(task, key) != usual[key] and key != "num_labels"}

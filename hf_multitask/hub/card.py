@@ -4,7 +4,7 @@ import math
 import os
 import platform
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import TrainingArguments
 
+from hf_multitask.arguments import defaults_of
 from hf_multitask.data.loading import SplitReport
 from hf_multitask.evaluation.metrics import Metrics
 from hf_multitask.evaluation.shortfalls import compared_scores, counting_score, no_better
@@ -223,9 +224,9 @@ def _hyperparameters(args: TrainingArguments) -> dict[str, Any]:
     values = args.to_dict()
     reported = {name: values[name] for name in _ALWAYS_REPORTED}
     reported |= {"mixed_precision": args.mixed_precision, "processes": args.world_size}
+    usual = defaults_of(args)
     for entry in fields(args):
-        default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
-        if entry.init and not entry.name.startswith(_NEVER_REPORTED) and getattr(args, entry.name) != default:
+        if entry.init and not entry.name.startswith(_NEVER_REPORTED) and getattr(args, entry.name) != usual[entry.name]:
             reported.setdefault(entry.name, values[entry.name])
     # What is not set, and what another argument overrules, says nothing.
     reported.pop("max_steps" if args.max_steps <= 0 else "num_train_epochs")
