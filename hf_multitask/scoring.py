@@ -14,7 +14,6 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.trainer_utils import has_length
 
 from hf_multitask.building import prepare_available
-from hf_multitask.data.loading import text_columns
 from hf_multitask.data.preparation import PreparedData
 from hf_multitask.data.streaming import StreamedRows
 from hf_multitask.evaluation.bias import probe_bias
@@ -62,7 +61,7 @@ class Scored:
     @cached_property
     def _intervals(self) -> dict[str, Interval]:
         predicted = {name: rows.predicted for name, rows in self.predictions.items()}
-        return all_intervals(self.tasks, predicted, {name: rows.labels for name, rows in self.predictions.items()})
+        return all_intervals(self.tasks, predicted, {name: rows.truth for name, rows in self.predictions.items()})
 
     def shortfalls(self, training: Training | None = None) -> dict[str, str]:
         """By task, what is to be said of those that are no better than a predictor that ignores the text.
@@ -104,7 +103,8 @@ def score(trainer: MultiTaskTrainer, data: PreparedData, split: str, probe: bool
     with _bars(trainer, ScoringProgress()):
         output: Any = trainer.predict(cast(Any, rows), metric_key_prefix="eval")
     texts = {
-        name: [checked[column] for column in text_columns(tasks[name])] for name, checked in data.texts[split].items()
+        name: [checked[column] for column in tasks[name].text_columns if column in checked.column_names]
+        for name, checked in data.texts[split].items()
     }
     return Scored(
         predictions={
@@ -113,6 +113,7 @@ def score(trainer: MultiTaskTrainer, data: PreparedData, split: str, probe: bool
                 outputs=output.predictions[name],
                 labels=output.label_ids[name],
                 texts=list(zip(*texts[name], strict=True)),
+                rows=rows[name],
             )
             for name in rows
         },
@@ -173,20 +174,17 @@ def trivial_scores(tasks: Mapping[str, TaskConfig], data: PreparedData, split: s
     """
     train = data.rows.get("train", {})
     return {
-        name: evaluation_of(tasks[name]).trivial(_labels(train[name]), _evaluated_labels(tasks[name], rows["label"]))
+        name: evaluation_of(tasks[name]).trivial(_labels(train[name]), evaluation_of(tasks[name]).labels_of(rows))
         for name, rows in data.rows.get(split, {}).items()
         if name in train
     }
 
 
 def _labels(rows: Dataset | StreamedRows) -> Any:
-    """The labels of a dataset, or those of a stream's first rows."""
-    return rows.labels if isinstance(rows, StreamedRows) else rows["label"]
-
-
-def _evaluated_labels(task: TaskConfig, stored: Any) -> Any:
-    """Stored labels as an evaluation has them: lists, which differ in length, as an array."""
-    return task.collate(stored).numpy() if task.LABEL_IS_LIST else stored
+    """The labels of a dataset, or those of a stream's first rows; none where rows have none."""
+    if isinstance(rows, StreamedRows):
+        return rows.labels
+    return rows["label"] if "label" in rows.column_names else []
 
 
 def score_model(recipe: Recipe, name_or_path: str, split: str, probe: bool = False) -> Scored:

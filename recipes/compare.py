@@ -59,7 +59,7 @@ def first_metrics(first: Scored, side: Scored, names: Sequence[str]) -> Metrics:
         f"eval_{name}_{metric}": value
         for name in names
         for metric, value in evaluation_of(first.tasks[name])
-        .score(side.predictions[name].predicted, first.predictions[name].labels)
+        .score(side.predictions[name].predicted, first.predictions[name].truth)
         .items()
     }
 
@@ -81,7 +81,7 @@ def main() -> None:
                 first.tasks[name],
                 first.predictions[name].predicted,
                 second.predictions[name].predicted,
-                first.predictions[name].labels,
+                first.predictions[name].truth,
             )
             for name in names
         }

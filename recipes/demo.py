@@ -77,7 +77,7 @@ def page(pipe: Any, title: str) -> gr.Blocks:
                     if bounds := getattr(task, "score_range", None):
                         label += " (from {:g} to {:g})".format(*bounds)
                     with gr.Column(min_width=220):
-                        if task.READS_WORDS:
+                        if "words" in task.text_columns.values():
                             outputs[name, place] = gr.HighlightedText(label=label)
                         else:
                             outputs[name, place] = gr.Label(label=label, num_top_classes=len(task.label_names) or 1)
@@ -93,7 +93,7 @@ def page(pipe: Any, title: str) -> gr.Blocks:
             texts = [text, text_pair] if text_pair.strip() else [text]
             return [
                 _marked(predicted[name], place, texts)
-                if tasks[name].READS_WORDS
+                if "words" in tasks[name].text_columns.values()
                 else _shown(predicted.get(name), place)
                 for name, place in outputs
             ]

@@ -53,7 +53,8 @@ if __name__ == "__main__":
 from datasets import disable_progress_bars
 from transformers import pipeline
 
-from hf_multitask.data.loading import BadRow, listed, row_checker, text_columns
+from hf_multitask.data.checking import BadRow, matching_text_columns, row_checker
+from hf_multitask.data.loading import listed
 from hf_multitask.data.sources import read_file
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.model.messages import first_line, nearest
@@ -119,22 +120,33 @@ def texts_of(
     columns: Mapping[str, Sequence[Any]], task: TaskConfig, given: list[str] | None, where: str
 ) -> tuple[list[Any], list[str]]:
     """The texts, or pairs of texts, to predict for, and of each row what is wrong with it, empty where nothing is."""
-    wanted = given or text_columns(task)
-    if len(wanted) != len(text_columns(task)):
-        raise ValueError(
-            f"--text must name {len(text_columns(task))} column(s), as a row has {task.texts} text(s), not {wanted}."
-        )
-    for column in wanted:
+    try:
+        wanted = matching_text_columns(task, given or [], list(columns))
+    except ValueError as error:
+        raise ValueError(f"--{error}") from error
+    names = [name for column in wanted.values() for name in ([column] if isinstance(column, str) else column)]
+    for column in names:
         if column not in columns:
             raise ValueError(f"{where} has no column {column!r}; {nearest(column, list(columns))}")
-    batch = {column: list(columns[column]) for column in wanted}
-    check = row_checker(None, task, dict(zip(text_columns(task), wanted, strict=True)))
-    checked = check(batch, list(range(len(batch[wanted[0]]))))
-    texts = list(zip(*(batch[column] for column in wanted), strict=True))
-    if task.texts == 2:
-        return texts, checked["problem"]
-    # A list would be many texts: words that come apart are told by their name.
-    return [{"tokens": text} if isinstance(text, list) else text for (text,) in texts], checked["problem"]
+    batch = {column: list(columns[column]) for column in names}
+    # What a row holds as words may come as its text, which the pipeline then reads: values are given as they are.
+    raw = [column for column, form in task.text_columns.items() if form == "words"]
+    checked = row_checker(None, task, wanted)(batch, list(range(len(batch[names[0]]))))
+    read = {column: batch[str(wanted[column])] if column in raw else checked[column] for column in wanted}
+    rows = [dict(zip(read, values, strict=True)) for values in zip(*read.values(), strict=True)]
+    return [as_input(task, row) for row in rows], checked["problem"]
+
+
+def as_input(task: TaskConfig, row: Mapping[str, Any]) -> Any:
+    """A row's texts as the pipeline takes them."""
+    values = list(row.values())
+    if "texts" in task.text_columns.values():
+        first, *others = values
+        return first, [text for other in others for text in ([other] if isinstance(other, str) else other or [])]
+    if len(values) == 1:
+        # A list would be many texts: words that come apart are told by their name.
+        return {"tokens": values[0]} if isinstance(values[0], list) else values[0]
+    return tuple(values)
 
 
 def answers(

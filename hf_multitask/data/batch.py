@@ -9,29 +9,32 @@ from torch import Tensor
 
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.model.packing import pack
+from hf_multitask.model.plan import ABSENT, read_plan
 
 
 def rows_of_tokens(batch: Mapping[str, Any], task_configs: Mapping[str, TaskConfig]) -> tuple[Tensor, int]:
-    """Which row of the batch each token belongs to; both texts of a pair belong to one row.
+    """Which row of the batch each token belongs to; all sequences of a row belong to it.
 
     Returns:
         Int64 of the shape of `input_ids`, and the number of rows R, counted over the tasks in their order. Padding
         and filling have the number R.
     """
-    device = batch["input_ids"].device
-    numbers, count = [], 0
-    for name, rows in batch["tasks"].items():
-        numbers.append(torch.arange(count, count + rows, device=device).repeat(task_configs[name].sequences_per_row))
-        count += rows
-    sequences = torch.cat(numbers)
+    real = batch["packing"]["mask"] if "packing" in batch else batch["attention_mask"].bool()
+    plan = read_plan(batch["tasks"], task_configs, len(real), real.device)
+    # One place more, which takes what absent sequences would have.
+    owners_of = torch.zeros(len(real) + 1, dtype=torch.int64, device=real.device)
+    count = 0
+    for numbers in plan.values():
+        rows = torch.arange(count, count + len(numbers), device=real.device)
+        places = torch.where(numbers == ABSENT, len(real), numbers)
+        owners_of.scatter_(0, places.flatten(), rows.repeat_interleave(numbers.shape[1]))
+        count += len(numbers)
     owners = torch.full_like(batch["input_ids"], count)
+    each = owners_of[:-1].unsqueeze(1).expand_as(real)[real]
     if "packing" in batch:
-        packing = batch["packing"]
-        real = packing["mask"]
-        owners[0, packing["padded"][real]] = sequences.unsqueeze(1).expand_as(real)[real]
+        owners[0, batch["packing"]["padded"][real]] = each
     else:
-        real = batch["attention_mask"].bool()
-        owners[real] = sequences.unsqueeze(1).expand_as(real)[real]
+        owners[real] = each
     return owners, count
 
 
@@ -45,25 +48,32 @@ def select_rows(
         rows: By task, the numbers of its rows to keep, int64 [B'], on the batch's device; tasks that are absent or
             have none are left out.
     """
+    real = batch["packing"]["mask"] if "packing" in batch else batch["attention_mask"]
+    plan = read_plan(batch["tasks"], task_configs, len(real), real.device)
+    kept = {name: plan[name][rows[name]] for name in batch["tasks"] if name in rows and len(rows[name])}
+    tasks: dict[str, int | Tensor] = {}
     chosen, start = [], 0
-    for name, count in batch["tasks"].items():
-        for _ in range(task_configs[name].sequences_per_row):
-            if name in rows:
-                chosen.append(start + rows[name])
-            start += count
+    for name, numbers in kept.items():
+        are_there = numbers != ABSENT
+        if task_configs[name].SEQUENCES_VARY:
+            order = (are_there.flatten().cumsum(0) - 1 + start).view(numbers.shape)
+            tasks[name] = order.masked_fill(~are_there, ABSENT)
+            chosen.append(numbers[are_there])
+        else:
+            tasks[name] = len(numbers)
+            chosen.append(numbers.T.flatten())
+        start += len(chosen[-1])
     sequences = torch.cat(chosen)
-    part: dict[str, Any] = {
-        "tasks": {name: len(rows[name]) for name in batch["tasks"] if name in rows and len(rows[name])}
-    }
+    part: dict[str, Any] = {"tasks": tasks}
     if "labels" in batch:
-        part["labels"] = {name: batch["labels"][name][rows[name]] for name in part["tasks"]}
+        part["labels"] = {name: batch["labels"][name][rows[name]] for name in tasks if name in batch["labels"]}
     if "head_inputs" in batch:
-        inputs = {name: batch["head_inputs"][name] for name in part["tasks"] if name in batch["head_inputs"]}
+        inputs = {name: batch["head_inputs"][name] for name in tasks if name in batch["head_inputs"]}
         part["head_inputs"] = {
             name: {key: value[rows[name]] for key, value in tensors.items()} for name, tensors in inputs.items()
         }
     if "rows" in batch:
-        part["rows"] = {name: [batch["rows"][name][i] for i in rows[name].tolist()] for name in part["tasks"]}
+        part["rows"] = {name: [batch["rows"][name][i] for i in rows[name].tolist()] for name in tasks}
     inputs = {key: batch[key] for key in ("input_ids", "token_type_ids", "attention_mask") if key in batch}
     if "packing" not in batch:
         return part | {key: value[sequences] for key, value in inputs.items()}

@@ -1,13 +1,17 @@
 """From the rows of a step to the one batch that holds them all."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.model.packing import lay_out
+from hf_multitask.model.plan import numbered
+from hf_multitask.model.rows import sequences_of
 
 
 @dataclass
@@ -23,10 +27,10 @@ class MultiTaskCollator:
             from 1). The model does not take that: the trainer keeps it.
 
     A batch has `labels` (a tensor [B, ...] per task, where rows have labels), `tasks` (rows per task, in the order of
-    the sequences), `head_inputs` by task, where a kind has any, and `input_ids`, `attention_mask` and, where an input
-    has two segments, `token_type_ids`, each [S, L]. A task's first texts come before its second ones. `labels` comes
-    first: what infers a batch's size from its first tensor (accelerate, the evaluation loop) then counts rows and not
-    sequences.
+    the sequences; of tasks whose rows have any number of them, which each row reads), `head_inputs` by task, where a
+    kind has any, and `input_ids`, `attention_mask` and, where an input has two segments, `token_type_ids`, each [S, L].
+    A task's first texts come before its second ones. `labels` comes first: what infers a batch's size from its first
+    tensor (accelerate, the evaluation loop) then counts rows and not sequences.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -35,14 +39,22 @@ class MultiTaskCollator:
     with_rows: bool = False
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        by_task: dict[str, list[dict[str, Any]]] = {}
+        given: dict[str, list[dict[str, Any]]] = {}
         for row in features:
-            by_task.setdefault(row["task"], []).append(row)
-
+            given.setdefault(row["task"], []).append(row)
+        by_task: dict[str, Sequence[dict[str, Any]]] = {
+            name: self.task_configs[name].batch_rows(rows, self.tokenizer) for name, rows in given.items()
+        }
         sequences: list[dict[str, Any]] = []
-        for rows in by_task.values():
-            sequences += (_sequence(row, "input_ids", "token_type_ids") for row in rows)
-            sequences += (_sequence(row, "input_ids_2") for row in rows if "input_ids_2" in row)
+        tasks: dict[str, int | Tensor] = {}
+        for name, rows in by_task.items():
+            of_rows = [sequences_of(row) for row in rows]
+            if self.task_configs[name].SEQUENCES_VARY:
+                tasks[name] = numbered([len(row) for row in of_rows], first=len(sequences))
+                sequences += chain.from_iterable(of_rows)
+            else:
+                tasks[name] = len(rows)
+                sequences += chain.from_iterable(zip(*of_rows, strict=True))
 
         batch = lay_out(sequences, self.tokenizer, self.packing)
         labels = {
@@ -50,17 +62,11 @@ class MultiTaskCollator:
             for name, rows in by_task.items()
             if "label" in rows[0]
         }
-        tasks = {name: len(rows) for name, rows in by_task.items()}
         inputs = {name: self.task_configs[name].head_inputs(rows) for name, rows in by_task.items()}
         inputs = {name: tensors for name, tensors in inputs.items() if tensors}
         output = {**({"labels": labels} if labels else {}), "tasks": tasks, **batch}
         if inputs:
             output["head_inputs"] = inputs
         if self.with_rows:
-            output["rows"] = {name: [row["row"] for row in rows] for name, rows in by_task.items()}
+            output["rows"] = {name: [row["row"] for row in rows] for name, rows in given.items()}
         return output
-
-
-def _sequence(row: dict[str, Any], ids: str, types: str | None = None) -> dict[str, Any]:
-    """One input of the encoder, with its token types where the row has any."""
-    return {"input_ids": row[ids], **({"token_type_ids": row[types]} if types in row else {})}

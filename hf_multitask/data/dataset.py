@@ -14,9 +14,7 @@ from hf_multitask.data.schedule import STREAM_SPAN
 from hf_multitask.data.streaming import StreamedRows
 from hf_multitask.model.task_config import row_columns
 
-# What a batch is made of; anything else in a dataset stays where it is.
 _IDS = ("input_ids", "input_ids_2")
-_COLUMNS = (*_IDS, "token_type_ids", "label", "row")
 
 
 class MultiTaskDataset(torch.utils.data.Dataset):
@@ -31,7 +29,9 @@ class MultiTaskDataset(torch.utils.data.Dataset):
     """
 
     def __init__(self, datasets: Mapping[str, Dataset | StreamedRows]) -> None:
-        read = [*_COLUMNS, *row_columns()]
+        # What a batch is made of; anything else in a dataset stays where it is.
+        read = [*row_columns(), "label", "row"]
+        self.given = dict(datasets)
         self.datasets: dict[str, Dataset | StreamedRows] = {
             name: dataset
             if isinstance(dataset, StreamedRows)

@@ -12,16 +12,9 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from hf_multitask.arguments import OnBadRows
+from hf_multitask.data.checking import BadRow, MissingColumnError, check_columns
 from hf_multitask.data.dataset import MultiTaskDataset
-from hf_multitask.data.loading import (
-    BadRow,
-    MissingColumnError,
-    SplitReport,
-    check_columns,
-    load_split,
-    log_report,
-    refuse_or_tell,
-)
+from hf_multitask.data.loading import SplitReport, load_split, log_report, refuse_or_tell
 from hf_multitask.data.sources import Source
 from hf_multitask.data.streaming import StreamedRows, load_stream
 from hf_multitask.data.tokenization import tokenize
@@ -147,8 +140,10 @@ class GivenData:
             reading: Any = (self._tokenizer, self._max_length, self._on_bad_rows)
             stream = load_stream(name, task, source, argument, *reading)
             return stream, stream.report
-        needs_label = argument == "train_dataset" or (argument == "eval_dataset" and "label" in keys)
-        missing = source.missing_label(dataset.column_names or [])
+        needs_label = task.HAS_LABELS and (
+            argument == "train_dataset" or (argument == "eval_dataset" and "label" in keys)
+        )
+        missing = source.missing_label(dataset.column_names or []) if task.HAS_LABELS else None
         if argument == "eval_dataset" and not needs_label and missing is not None:
             there = nearest(missing, dataset.column_names)
             logger.warning("%s has no column %r, and so no metrics; %s", place, missing, there)

@@ -12,15 +12,8 @@ from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 
 from hf_multitask.arguments import OnBadRows
-from hf_multitask.data.loading import (
-    IS_ID_AMONG_NAMES,
-    BadRow,
-    Columns,
-    SplitReport,
-    row_checker,
-    standard_columns,
-    text_columns,
-)
+from hf_multitask.data.checking import IS_ID_AMONG_NAMES, BadRow, Columns, row_checker, standard_columns
+from hf_multitask.data.loading import SplitReport
 from hf_multitask.data.sources import Source
 from hf_multitask.data.tokenization import batch_tokenizer
 from hf_multitask.model.configuration_mtbert import TaskConfig
@@ -89,7 +82,7 @@ class StreamedRows:
         self._place = f"task {name!r}: {where}"
         self._name, self._max_length, self._on_bad_rows = name, max_length, on_bad_rows
         self._tokenize = batch_tokenizer(task, tokenizer, max_length)
-        self._texts = text_columns(task)
+        self._texts = [column for column in task.text_columns if column in columns]
         self._checked = stream.map(
             row_checker(stream.features, task, columns, label_map),
             batched=True,
@@ -103,7 +96,7 @@ class StreamedRows:
         self._reader: Iterator[dict[str, Any]] | None = None
         self._next = self._told = 0
         self._read_so_far = (0, 0, 0)
-        self._label = columns["label"]
+        self._label = columns.get("label", "")
         # Whether labels are class ids, which the first rows say: names and ids in one column could be mistaken.
         self._has_ids: bool | None = None
         # The labels of the first rows.
@@ -125,7 +118,7 @@ class StreamedRows:
         tokens = self._tokenize({column: [row[column] for row in rows] for column in self._texts})
         cut = zip(tokens.pop("truncated"), rows, strict=True)
         self._count_cut(sum(is_cut and row["is_first_pass"] for is_cut, row in cut))
-        return {**tokens, **{key: [row[key] for row in rows] for key in ("label", "row")}}
+        return {**tokens, **{key: [row[key] for row in rows] for key in ("label", "row") if key in rows[0]}}
 
     def refresh_report(self) -> SplitReport:
         """The report as of now."""
@@ -210,7 +203,7 @@ class StreamedRows:
         found = [self._bad_row(row) for row in rows]
         for bad in filter(None, found):
             self._refuse_unless_dropped(bad)
-        labels = [row["label"] for row, bad in zip(rows, found, strict=True) if bad is None]
+        labels = [row.get("label") for row, bad in zip(rows, found, strict=True) if bad is None]
         if not labels and len(rows) < LOOKED_AT:
             raise self._has_no_rows(len(rows))
         return labels

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from hf_multitask.data.loading import BadRow, check_rows, label_feature
+from hf_multitask.data.checking import BadRow, check_rows, label_feature
 from hf_multitask.model.configuration_mtbert import TaskConfig
 
 
@@ -43,16 +43,18 @@ def check_tokenized(
     Raises:
         ValueError: A column that is missing or not wanted, or as for [`check_rows`].
     """
-    if ("input_ids_2" in rows.column_names) != (task.sequences_per_row == 2):
-        wanted = "input_ids_2, the second text's" if task.sequences_per_row == 2 else "input_ids alone"
+    has_second = task.sequences_per_row == 2 and not task.SEQUENCES_VARY
+    if ("input_ids_2" in rows.column_names) != has_second:
+        wanted = "input_ids_2, the second text's" if has_second else "input_ids alone"
         raise ValueError(f"needs a column input_ids, and {wanted}; it has {rows.column_names}.")
     takes_types = "token_type_ids" in getattr(tokenizer, "model_input_names", ())
-    if task.texts == 2 and task.sequences_per_row == 1 and takes_types and "token_type_ids" not in rows.column_names:
+    if task.reads_pairs and takes_types and "token_type_ids" not in rows.column_names:
         raise ValueError("needs a column token_type_ids, which tells the two texts apart: the tokenizer gives it.")
-    if task.READS_WORDS and "word_starts" not in rows.column_names:
+    read = [*(["lengths"] if task.SEQUENCES_VARY else []), *task.ROW_COLUMNS, *task.EVALUATED_COLUMNS]
+    if missing := [column for column in read if column not in rows.column_names]:
         raise ValueError(
-            f"needs a column word_starts, the place of each word's first token; it has {rows.column_names}. Rows with "
-            "words, which are tokenized here, have no input_ids."
+            f"needs a column {missing[0]}, which the tokenizing of {task.type} gives; it has {rows.column_names}. Rows "
+            f"with {' and '.join(task.text_columns)}, which are tokenized here, have no input_ids."
         )
     rows, numbers = rows.with_format(None), np.arange(1, len(rows) + 1)
     bad: list[BadRow] = []
@@ -60,9 +62,12 @@ def check_tokenized(
     while len(rows):
         try:
             cut = rows
-            for suffix in ["", "_2"][: task.sequences_per_row]:
-                cut = _cut_to_mask(cut, suffix, tokenizer, most_tokens, sizes or {})
-            if task.READS_WORDS:
+            if task.SEQUENCES_VARY:
+                _check_sequences(cut, most_tokens, sizes or {})
+            else:
+                for suffix in ["", "_2"][: task.sequences_per_row]:
+                    cut = _cut_to_mask(cut, suffix, tokenizer, most_tokens, sizes or {})
+            if "word_starts" in task.ROW_COLUMNS:
                 _check_words(cut.with_format("arrow")[:], str(label))
             break
         except _BadRowsError as found:
@@ -149,6 +154,19 @@ def _cut_to_mask(
         _refuse_padding(ids, tokenizer, mask_name)
     _refuse(lengths > most_tokens, f"is longer than the {most_tokens} tokens that the model takes: cut its {name}")
     return rows
+
+
+def _check_sequences(rows: Dataset, most_tokens: int, sizes: Mapping[str, int]) -> None:
+    """Refuses rows of any number of sequences whose `lengths` do not say where each of them ends, or with one that
+    cannot be read."""
+    table = rows.with_format("arrow")[:]
+    ids, lengths = _Lists(table, "input_ids"), _Lists(table, "lengths")
+    _refuse(np.minimum.reduceat(lengths.values, lengths.starts) < 1, "has lengths below 1")
+    are_other = np.add.reduceat(lengths.values, lengths.starts) != ids.lengths
+    _refuse(are_other, "has lengths whose sum is not the number of its input_ids")
+    longest = np.maximum.reduceat(lengths.values, lengths.starts)
+    _refuse(longest > most_tokens, f"has more than the {most_tokens} tokens that the model takes among its lengths")
+    _refuse_unknown(ids, np.ones(len(ids.values), dtype=bool), "input_ids", sizes.get("input_ids"))
 
 
 def _real_lengths(mask: _Lists, name: str) -> np.ndarray:

@@ -154,7 +154,7 @@ def _examples(rows: TaskPredictions, count: int) -> Iterator[Block]:
     if not worst:
         return
     evaluation = rows.evaluation
-    texts = ["first text", "second text"] if rows.task.texts == 2 else ["text"]
+    texts = evaluation.text_titles()
     yield Block("heading", "Worst errors", level=3, in_card=False)
     yield Block(
         "table",

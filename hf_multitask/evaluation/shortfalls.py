@@ -94,10 +94,10 @@ def shortfalls(
         value = counting_score(rows.task, metrics, f"eval_{name}_")
         if value is None or name not in trivial:
             continue
-        if rows.evaluation.are_alike(rows.labels):
+        if rows.evaluation.are_alike(rows.truth):
             found[name] = (
                 f"whether it is better than a predictor that ignores the text cannot be told, since all "
-                f"{len(rows.labels):,} labels that were scored are the same."
+                f"{len(rows.truth):,} labels that were scored are the same."
             )
             continue
         interval = intervals.get(f"{name}_{rows.evaluation.counting}")

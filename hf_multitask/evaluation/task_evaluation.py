@@ -148,6 +148,15 @@ class TaskEvaluation:
 
     # ---- Scores ----
 
+    def compared(self, rows: "TaskPredictions") -> tuple[np.ndarray, np.ndarray]:
+        """What is predicted and what is right, each [B, ...], as the metrics read them."""
+        return self.predicted(rows.outputs), rows.labels
+
+    def labels_of(self, rows: Any) -> np.ndarray:
+        """What is right of tokenized rows, a dataset of B, as [`compared`] gives it."""
+        stored = rows["label"]
+        return self.task.collate(stored).numpy() if self.task.LABEL_IS_LIST else np.asarray(stored)
+
     def predicted(self, outputs: np.ndarray) -> np.ndarray:
         """What outputs [B, ...] predict, [B, ...], to be compared with labels."""
         return outputs
@@ -198,6 +207,16 @@ class TaskEvaluation:
         """How far each row is from right, [B]; 0 where it is."""
         raise NotImplementedError
 
+    def text_titles(self) -> list[str]:
+        """The headings of a row's texts in a table of errors."""
+        titles = list(self.task.text_columns)
+        named = {
+            ("sentence1", "sentence2"): ["first text", "second text"],
+            ("sentence",): ["text"],
+            ("tokens",): ["text"],
+        }
+        return named.get(tuple(titles), titles)
+
     def text_cells(self, rows: "TaskPredictions", row: int) -> list[str]:
         """A row's texts, as a table of errors shows them."""
         return list(rows.texts[row])
@@ -235,15 +254,17 @@ class TaskPredictions:
     Args:
         task: The task.
         outputs: The head's, [B, ...].
-        labels: [B, ...].
-        texts: Each row's text (or list of words), or its two, in the order of the rows; empty where they are not at
+        labels: [B, ...], as they are collated.
+        texts: Each row's texts, by the task's `text_columns`, in the order of the rows; empty where they are not at
             hand.
+        rows: The tokenized rows, with the task's `EVALUATED_COLUMNS`; None where the task has none.
     """
 
     task: TaskConfig
     outputs: np.ndarray
     labels: np.ndarray
     texts: Sequence[tuple[Any, ...]] = field(default_factory=list)
+    rows: Any = None
 
     @cached_property
     def evaluation(self) -> TaskEvaluation:
@@ -251,9 +272,18 @@ class TaskPredictions:
         return evaluation_of(self.task)
 
     @cached_property
+    def _compared(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.evaluation.compared(self)
+
+    @property
     def predicted(self) -> np.ndarray:
-        """To be compared with the labels, [B, ...]."""
-        return self.evaluation.predicted(self.outputs)
+        """To be compared with the truth, [B, ...]."""
+        return self._compared[0]
+
+    @property
+    def truth(self) -> np.ndarray:
+        """What is right, [B, ...]."""
+        return self._compared[1]
 
     def worst(self, count: int) -> list[int]:
         """The rows that are furthest from right.

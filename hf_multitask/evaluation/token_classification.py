@@ -15,8 +15,9 @@ import torch
 from hf_multitask.evaluation.metrics import Metric, Metrics, as_it_is
 from hf_multitask.evaluation.single_label_classification import SingleLabelEvaluation
 from hf_multitask.evaluation.task_evaluation import TaskEvaluation, TaskPredictions, register_evaluation
+from hf_multitask.model.rows import PADDING
 from hf_multitask.model.single_label_classification import SingleLabelClassification
-from hf_multitask.model.token_classification import PADDING, TokenClassification
+from hf_multitask.model.token_classification import TokenClassification
 
 if TYPE_CHECKING:
     from hf_multitask.evaluation.blocks import Block

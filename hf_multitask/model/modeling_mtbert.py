@@ -17,6 +17,7 @@ from .encoder import EncoderArguments, encoder_class
 from .outputs import MultiTaskOutput, TaskOutput
 from .own_types import save_own_types
 from .packing import can_pack, encode_packed, pad, unpack
+from .plan import read_plan
 from .pooling import pool
 from .weights import LAYER, check_loaded, check_tasks, refused_keyword, refused_weights, without_report
 
@@ -230,7 +231,7 @@ class MultiTaskBertModel(PreTrainedModel):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         task: str | None = None,
-        tasks: Mapping[str, int] | None = None,
+        tasks: Mapping[str, int | Tensor] | None = None,
         labels: Tensor | Mapping[str, Tensor] | None = None,
         head_inputs: Mapping[str, Any] | None = None,
         packing: dict[str, Any] | None = None,
@@ -245,8 +246,10 @@ class MultiTaskBertModel(PreTrainedModel):
             token_type_ids, position_ids: [S, L], for encoders that take them.
             inputs_embeds: Word embeddings in place of `input_ids`, [S, L, H].
             task: The name of the one task that all sequences belong to.
-            tasks: Or the number of rows of each of several tasks, in the order of the sequences.
-            labels: For `task`, [B]; for `tasks`, such a tensor by name. Class ids (int64) or scores (float).
+            tasks: Or, of several tasks, the number of rows of each, in the order of the sequences; or which sequences
+                each row reads, [B, N], with -1 where a row reads fewer than N: several tasks then may read the same.
+            labels: For `task`, [B, ...], as its kind collates them: class ids (int64), scores (float), ...; for
+                `tasks`, such a tensor by name, of those tasks that have any.
             head_inputs: What heads take beside the encoder's states, as their kinds say: for `task`, tensors [B, ...]
                 by keyword; for `tasks`, such a mapping by name.
             packing: From [`pack`], if all sequences stand in one row, [1, T] in place of [S, L]. Outputs are the same.
@@ -309,30 +312,62 @@ class MultiTaskBertModel(PreTrainedModel):
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled, **extra)
 
     def _apply_heads(
-        self, hidden: Tensor, mask: Tensor, tasks: Mapping[str, int], labels: Any, head_inputs: Mapping[str, Any]
+        self,
+        hidden: Tensor,
+        mask: Tensor,
+        tasks: Mapping[str, int | Tensor],
+        labels: Any,
+        head_inputs: Mapping[str, Any],
     ) -> dict[str, Any]:
         """What a [`MultiTaskOutput`] says of the heads."""
+        table = {name: self.config.task(name) for name in tasks}
+        plan = read_plan(tasks, table, hidden.shape[0], hidden.device)
+        # As the only task pools them, or as the model does.
+        own = self.config.pooling_of(next(iter(table))) if len(table) == 1 else self.config.pooling
+        poolings = {own, *(self.config.pooling_of(name) for name, task in table.items() if not task.READS_TOKENS)}
+        pooled = {pooling: pool(hidden, mask, pooling) for pooling in poolings}
+        labels = labels or {}
+        if extra := [name for name in labels if name not in table]:
+            raise ValueError(f"labels are of task {extra[0]!r}, which has no rows in the batch.")
         losses: dict[str, Tensor] = {}
         logits: dict[str, Tensor] = {}
-        embeddings: list[Tensor] = []
-        counts = self._sequences(tasks, hidden.shape[0])
-        for name, states, real in zip(tasks, hidden.split(counts), mask.split(counts), strict=True):
-            pooled, task = pool(states, real, self.config.pooling_of(name)), self.config.tasks[name]
-            embeddings.append(pooled)
-            # By a list of sizes: torch.export cannot tell how many parts a size that is not a number gives.
-            read = (states, real) if task.READS_TOKENS else pooled.split([tasks[name]] * task.sequences_per_row)
-            logits[name] = self.heads[name](*read, **head_inputs.get(name, {}))
-            if labels is not None:
+        for name, task in table.items():
+            states = hidden if task.READS_TOKENS else pooled[self.config.pooling_of(name)]
+            real = mask if task.READS_TOKENS else None
+            logits[name] = self.apply_head(name, plan[name], states, real, head_inputs.get(name, {}))
+            if name in labels:
                 losses[name] = _mean_loss(task, logits[name], labels[name])
-        loss = sum(self.config.tasks[name].weight * value for name, value in losses.items()) if losses else None
-        return {"loss": loss, "losses": losses or None, "logits": logits, "embeddings": torch.cat(embeddings)}
+        loss = sum(table[name].weight * value for name, value in losses.items()) if losses else None
+        return {"loss": loss, "losses": losses or None, "logits": logits, "embeddings": pooled[own]}
 
-    def _sequences(self, tasks: Mapping[str, int], total: int) -> list[int]:
-        """How many of the sequences belong to each task."""
-        counts = {name: rows * self.config.task(name).sequences_per_row for name, rows in tasks.items()}
-        if sum(counts.values()) != total or not all(counts.values()):
-            raise ValueError(f"{total} sequences do not fit the tasks' rows {dict(tasks)}, which read {counts}.")
-        return list(counts.values())
+    def apply_head(
+        self, name: str, sequences: Tensor, states: Tensor, mask: Tensor | None, inputs: Mapping[str, Tensor]
+    ) -> Tensor:
+        """The outputs of a task, [B, ...].
+
+        Args:
+            name: The task's.
+            sequences: Which of the S sequences each row reads, [B, N]; -1 for none.
+            states: Embeddings of the sequences, [S, H]; of a kind that reads tokens, their states, [S, L, H].
+            mask: Of the latter, [S, L].
+            inputs: What the head takes beside them.
+        """
+        task = self.config.tasks[name]
+        if task.READS_VOCABULARY:
+            words: Any = self.get_input_embeddings()
+            inputs = {**inputs, "vocabulary": words.weight}
+
+        def read(values: Tensor, numbers: Tensor) -> Tensor:
+            # By index_select and not by brackets, whose gradient is many times slower.
+            return values.index_select(0, numbers.flatten()).unflatten(0, numbers.shape)
+
+        if task.SEQUENCES_VARY:
+            are_there, numbers = sequences >= 0, sequences.clamp(min=0)
+            are_read = are_there if mask is None else read(mask, numbers) * are_there.unsqueeze(-1)
+            return self.heads[name](read(states, numbers), are_read, **inputs)
+        if mask is not None:
+            return self.heads[name](read(states, sequences[:, 0]), read(mask, sequences[:, 0]), **inputs)
+        return self.heads[name](*(read(states, side) for side in sequences.unbind(1)), **inputs)
 
 
 def _mean_loss(task: TaskConfig, outputs: Tensor, labels: Tensor) -> Tensor:

@@ -47,6 +47,7 @@ class MultiLabelClassification(TaskConfig):
     CHANGEABLE_KEYS: ClassVar[tuple[str, ...]] = (*TaskConfig.CHANGEABLE_KEYS, "separator", "thresholds")
     LABEL_KEYS: ClassVar[tuple[str, ...]] = (*TaskConfig.LABEL_KEYS, "labels")
     PREDICTION_KEYS: ClassVar[tuple[str, ...]] = ("predictions",)
+    PIPELINE_TASK: ClassVar[str | None] = "text-classification"
     LABEL_IS_LIST: ClassVar[bool] = True
     TAKES_COLUMNS: ClassVar[bool] = True
     label_dtype: ClassVar[torch.dtype] = torch.float32

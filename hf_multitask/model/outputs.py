@@ -13,7 +13,7 @@ class TaskOutput(ModelOutput):
     Args:
         loss: The task's loss times its weight, a scalar, if labels were given.
         logits: [B, C] class logits, or [B]: one binary logit, or one score within the range, per row.
-        embeddings: Pooled embeddings, [S, H], in the order of the sequences.
+        embeddings: Of the sequences, [S, H], as the task pools them.
         hidden_states, attentions: The encoder's, if asked for.
     """
 
@@ -30,9 +30,9 @@ class MultiTaskOutput(ModelOutput):
 
     Args:
         loss: Sum over the tasks of weight times loss, a scalar, if labels were given (section 4.2).
-        losses: Each task's own mean loss, unweighted, by name.
+        losses: Each task's own mean loss, unweighted, by name, of those that labels were given for.
         logits: Each task's logits or scores, by name, shaped as in [`TaskOutput`].
-        embeddings: Pooled embeddings, [S, H], in the order of the sequences.
+        embeddings: Of the sequences, [S, H], as the config pools them, or the only task.
         hidden_states, attentions: The encoder's, if asked for.
     """
 

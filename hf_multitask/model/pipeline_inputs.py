@@ -1,6 +1,6 @@
 """What the pipeline can be given: a text, two, the words of one, or many of these."""
 
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from types import GeneratorType
 from typing import Any
@@ -10,12 +10,23 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from .messages import check_characters
 from .positions import embedding_sizes
+from .task_config import TaskConfig
 from .words import Words
 
-# One text, or two that are read as one input.
+# One text, or two.
 Texts = tuple[str, ...]
-# What one sequence of the encoder is made of.
-Key = Texts | Words
+
+
+_READS_TEXTS = "one text, not a pair; many texts are a list, [text, text], where a tuple, (text, text), is one pair."
+_READS_PAIRS = "a pair of texts: (text, text); a list, [text, text], is two inputs of one text each."
+_READS_CANDIDATES = "a text with candidates, (text, [text, text]), also as {'text': ..., 'candidates': [...]}."
+
+
+def wanted(task: TaskConfig) -> str:
+    """What a task reads, in words."""
+    if "texts" in task.text_columns.values():
+        return _READS_CANDIDATES
+    return _READS_PAIRS if len(task.text_columns) == 2 else _READS_TEXTS
 
 
 @dataclass(frozen=True)
@@ -25,15 +36,32 @@ class Row:
     Args:
         texts: Its text, or its two.
         words: Of a single text, if it came as words.
+        candidates: Beside a single text, those that are to be ranked or chosen from; empty: it has none.
     """
 
     texts: Texts
     words: Words | None = None
+    candidates: Texts = ()
 
-    def key(self, place: int, as_words: bool) -> Key:
-        """One of the texts alone, for a task that reads texts or words."""
-        text = self.texts[place]
-        return (text,) if not as_words else self.words if self.words is not None else Words.of_text(text)
+    def readings(self, task: TaskConfig) -> list[dict[str, Any]]:
+        """The input as rows of a task, each with its texts by column: one, or one for each of two texts.
+
+        Words are [`Words`], which know their places in the text. It is empty where the task reads something else.
+        """
+        columns = list(task.text_columns)
+        if "texts" in task.text_columns.values():
+            first, last = columns[:-1], columns[-1]
+            values = [self.texts[0], *self.candidates]
+            # The last column has what the others, with a text each, leave.
+            fits = self.candidates and len(values) >= len(first)
+            return [{**dict(zip(first, values, strict=False)), last: values[len(first) :]}] if fits else []
+        if self.candidates or (len(columns) == 2 and len(self.texts) == 1):
+            return []
+        if len(columns) == 2:
+            return [dict(zip(columns, self.texts, strict=True))]
+        if task.text_columns[columns[0]] == "text":
+            return [{columns[0]: text} for text in self.texts]
+        return [{columns[0]: self.words or Words.of_text(text)} for text in self.texts]
 
 
 def as_list(inputs: Any) -> Any:
@@ -61,15 +89,27 @@ def read_row(value: Any, number: int) -> Row:
     """
     if isinstance(value, Mapping) and value.keys() == {"tokens"}:
         return _words(value["tokens"], number)
-    if isinstance(value, dict) and "text" in value and value.keys() <= {"text", "text_pair"}:
-        value = (value["text"], value["text_pair"]) if value.get("text_pair") is not None else value["text"]
+    for keys in (("text", "text_pair"), ("text", "candidates"), ("question", "context")):
+        if isinstance(value, Mapping) and keys[0] in value and value.keys() <= set(keys):
+            value = (value[keys[0]], value[keys[1]]) if value.get(keys[1]) is not None else value[keys[0]]
+    if isinstance(value, (tuple, list)) and len(value) == 2 and isinstance(value[1], (tuple, list)):
+        return _with_candidates(value[0], value[1], number)
     texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (tuple, list)) else ()
     if all(isinstance(text, str) for text in texts) and len(texts) in (1, 2):
         return Row(checked(texts, number))
-    forms = "a text, a pair (text, text), or a mapping with text and text_pair, or with tokens"
+    forms = "a text, a pair (text, text), a text with candidates (text, [text, text]), or a mapping with text and "
+    forms += "text_pair or candidates, with question and context, or with tokens"
     if texts and all(isinstance(text, str) for text in texts):
         raise ValueError(f"input {number}: give {forms}, not {len(texts)} texts; many texts are a list, [text, text].")
     raise ValueError(f"input {number}: give {forms}, not {value!r:.100}.")
+
+
+def _with_candidates(text: Any, candidates: Sequence[Any], number: int) -> Row:
+    if not candidates or not all(isinstance(one, str) for one in (text, *candidates)):
+        given = f"{(text, candidates)!r:.100}"
+        raise ValueError(f"input {number}: give a text and its candidates, at least one, not {given}.")
+    checked((text, *candidates), number)
+    return Row((text,), candidates=tuple(candidates))
 
 
 def _words(words: Any, number: int) -> Row:

@@ -22,16 +22,15 @@ from transformers import Pipeline
 
 from .configuration_mtbert import TaskConfig
 from .packing import lay_out, use_packing
-from .pipeline_inputs import Key, Row, as_list, check_sizes, check_vocabulary, checked, read_row
+from .pipeline_inputs import Row, as_list, check_sizes, check_vocabulary, checked, read_row, wanted
+from .pipeline_reading import Reader, TokenHead
+from .plan import ABSENT
 from .pooling import pool
-from .token_classification import PADDING
-from .words import Words, tokenize_words
+from .rows import Tokens, encode
 
 _BATCH_SIZE = 64
 # So many batches' inputs are sorted by their length together.
 _WINDOW = 32
-_READS_PAIRS = "a pair of texts: (text, text); a list, [text, text], is two inputs of one text each."
-_READS_TEXTS = "one text, not a pair; many texts are a list, [text, text], where a tuple, (text, text), is one pair."
 
 
 class MultiTaskPipeline(Pipeline):
@@ -102,8 +101,7 @@ class MultiTaskPipeline(Pipeline):
         labels = task.label_names or [name]
         bound.model.config.id2label = dict(enumerate(labels))
         bound.model.config.label2id = {label: label_id for label_id, label in enumerate(labels)}
-        if task.label_names:
-            bound.task = "token-classification" if task.READS_WORDS else "text-classification"
+        bound.task = task.PIPELINE_TASK or bound.task
         return bound
 
     def embed(self, texts: Any, batch_size: int | None = None, max_length: int | None = None) -> np.ndarray:
@@ -122,16 +120,18 @@ class MultiTaskPipeline(Pipeline):
         several = as_list(texts)
         if not isinstance(several, (list, tuple, GeneratorType, Dataset)):
             several = [several]
-        keys: list[Key] = []
+        read: list[str] = []
         for number, text in enumerate(several, 1):
             if not isinstance(text, str):
                 raise ValueError(f"input {number}: embed takes texts, not {text!r:.100}.")
-            keys.append(checked((text,), number))
-        if not keys:
+            read += checked((text,), number)
+        if not read:
             return np.zeros((0, self.model.config.hidden_size), dtype=np.float32)
         check_sizes(self.tokenizer, max_length=max_length, batch_size=batch_size)
-        inputs = self._lay_out(keys, batch_size or self._batch_size or _BATCH_SIZE, max_length, truncation=True)
-        embeddings = self.forward({**inputs, "plan": {}})["embeddings"]
+        rows = encode(self.tokenizer, self._length(max_length), read)
+        sequences = [{"input_ids": ids} for ids in rows["input_ids"]]
+        inputs = self._lay_out(sequences, batch_size or self._batch_size or _BATCH_SIZE, truncation=True)
+        embeddings = self.forward({**inputs, "plan": {}, "rows": {}})["embeddings"]
         return embeddings.float().numpy()
 
     # ---- What transformers' pipelines are made of ----
@@ -199,117 +199,90 @@ class MultiTaskPipeline(Pipeline):
 
         Returns:
             `batches` and `order` from `_lay_out`; `plan`, by task, the numbers of the sequences that each of its
-            predictions reads [B, 1 or 2]; `tokens` and `words`, by task that reads words, for each prediction what its
-            head is told beside that, and the words; `places`, by task, the row and the place in it of each prediction,
-            the place None where a task has one for a row; `count` of rows; and `only`, whether a row is one prediction.
+            predictions reads [B, N], -1 for none; `rows`, by task, the texts of each prediction and what its kind's
+            `tokenize` made of them; `places`, by task, the row and the place in it of each prediction, the place None
+            where a task has one for a row; `count` of rows; and `only`, whether a row is one prediction.
         """
-        numbers: dict[Key, int] = {}
-        plan: dict[str, list[list[int]]] = {}
+        reader = Reader(self.tokenizer, self._length(max_length), truncation)
+        asked: dict[str, list[int]] = {}
         places: dict[str, list[tuple[int, int | None]]] = {}
         for row, value in enumerate(inputs):
             read = read_row(value, first + row)
             try:
-                for name, place, keys in self._readings(read, task):
-                    plan.setdefault(name, []).append([numbers.setdefault(key, len(numbers)) for key in keys])
+                for name, place, columns in self._readings(read, task):
+                    asked.setdefault(name, []).append(reader.add(self.model.config.tasks[name], columns))
                     places.setdefault(name, []).append((row, place))
             except ValueError as error:
                 raise ValueError(f"input {first + row}: {error}") from error
-        all_keys, table = list(numbers), self.model.config.tasks
-        laid_out = self._lay_out(all_keys, batch_size, max_length, truncation)
-        tokens = laid_out.pop("tokens")
+        rows = reader.read()
         # In the order of the model's tasks.
-        numbered = {name: torch.tensor(plan[name]) for name in table if name in plan}
-        of_words = {name: [row[0] for row in plan[name]] for name in numbered if table[name].READS_WORDS}
+        by_task = {name: [rows[number] for number in asked[name]] for name in self.model.config.tasks if name in asked}
+        sequences = [sequence for row in rows for sequence in row["sequences"]]
+        starts = np.cumsum([0, *(len(row["sequences"]) for row in rows)])
+        plan = {}
+        for name in by_task:
+            numbers = [torch.arange(starts[number], starts[number + 1]) for number in asked[name]]
+            plan[name] = pad_sequence(numbers, batch_first=True, padding_value=ABSENT)
         return {
-            **laid_out,
-            "plan": numbered,
-            "tokens": {name: [tokens[number] for number in rows] for name, rows in of_words.items()},
-            "words": {name: [all_keys[number] for number in rows] for name, rows in of_words.items()},
+            **self._lay_out(sequences, batch_size, truncation),
+            "plan": plan,
+            "rows": by_task,
             "places": places,
             "count": len(inputs),
             "only": isinstance(task, str),
         }
 
-    def _readings(self, row: Row, task: str | Sequence[str] | None) -> Iterator[tuple[str, int | None, Sequence[Key]]]:
-        """Each prediction for a row: its task, its place among the task's for that row, and the inputs it reads."""
+    def _readings(self, row: Row, task: str | Sequence[str] | None) -> Iterator[tuple[str, int | None, dict[str, Any]]]:
+        """Each prediction for a row: its task, its place among the task's for that row, and its texts by column."""
         table = self.model.config.tasks
         names = list(table) if task is None else [task] if isinstance(task, str) else list(task)
-        is_pair, found = len(row.texts) == 2, False
+        found = False
         for name in names:
-            config: TaskConfig = self.model.config.task(name)
-            reads_pairs = config.texts == 2
-            if reads_pairs != is_pair and (reads_pairs or task == name):
+            readings = row.readings(self.model.config.task(name))
+            # A task of one text that is asked for alone is given one.
+            if not readings or (task == name and len(readings) > 1):
                 if task is None:
                     continue
-                raise ValueError(f"task {name!r} reads {_READS_PAIRS if reads_pairs else _READS_TEXTS}")
+                raise ValueError(f"task {name!r} reads {wanted(table[name])}")
             found = True
-            if reads_pairs:
-                yield name, None, [(text,) for text in row.texts] if config.sequences_per_row == 2 else [row.texts]
-            elif is_pair:
-                yield from ((name, place, [row.key(place, config.READS_WORDS)]) for place in (0, 1))
-            else:
-                yield name, None, [row.key(0, config.READS_WORDS)]
+            is_one = len(readings) == 1
+            yield from ((name, None if is_one else place, columns) for place, columns in enumerate(readings))
         if not found:
-            raise ValueError(f"no task reads one text; give pairs, (text, text), to {', '.join(table) or 'none'}.")
+            known = "; ".join(f"task {name!r} reads {wanted(config)}" for name, config in table.items())
+            raise ValueError(f"no task reads this; {known or 'the model has none.'}")
 
-    def _lay_out(self, keys: list[Key], batch_size: int, max_length: int | None, truncation: bool) -> dict[str, Any]:
-        """Batches of sequences of like length; a text and its words are read once if their tokens are the same.
+    def _length(self, max_length: int | None) -> int:
+        longest = self.model.config.longest_input(self.tokenizer)
+        return min(max_length or longest, longest)
+
+    def _lay_out(self, sequences: list[Tokens], batch_size: int, truncation: bool) -> dict[str, Any]:
+        """Batches of sequences of like length, those with the same tokens once.
 
         Returns:
-            `batches`; `order`, the place of each key's sequence among those of all batches; and `tokens`, for each key
-            what heads are told of its sequence.
+            `batches`; and `order`, the place of each sequence among those of all batches.
         """
-        sequences, tokens = self._sequences(keys, max_length, truncation)
-        # A text and its words mostly have the same tokens.
-        texts = [(key.text,) if isinstance(key, Words) else key for key in keys]
-        same = [(text, *map(tuple, one.values())) for text, one in zip(texts, sequences, strict=True)]
         numbers: dict[tuple[Any, ...], int] = {}
-        of_key = [numbers.setdefault(one, len(numbers)) for one in same]
-        distinct = {number: sequences[key] for key, number in reversed(list(enumerate(of_key)))}
-        order = np.argsort([len(distinct[number]["input_ids"]) for number in range(len(numbers))], kind="stable")
+        of_sequence = [numbers.setdefault(tuple(map(tuple, one.values())), len(numbers)) for one in sequences]
+        distinct = [self._checked(sequences[i], truncation) for i in np.unique(of_sequence, return_index=True)[1]]
+        order = np.argsort([len(one["input_ids"]) for one in distinct], kind="stable")
         packed = use_packing(self.model, "auto")
         starts = range(0, len(order), batch_size)
         chosen = [[distinct[number] for number in order[start : start + batch_size]] for start in starts]
         batches = [lay_out(batch, self.tokenizer, packed) for batch in chosen]
         check_vocabulary(self.model.config.encoder_config, batches)
-        return {
-            "batches": batches,
-            "order": torch.from_numpy(order.argsort()[of_key]),
-            "tokens": tokens,
-        }
+        return {"batches": batches, "order": torch.from_numpy(order.argsort()[of_sequence])}
 
-    def _sequences(
-        self, keys: list[Key], max_length: int | None, truncation: bool
-    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """For each key, what the encoder reads, and what heads are told of it."""
+    def _checked(self, sequence: Tokens, truncation: bool) -> Tokens:
+        """A sequence that the model takes, never one without tokens."""
         longest = self.model.config.longest_input(self.tokenizer)
-        length = min(max_length or longest, longest)
-        sequences: list[dict[str, Any]] = [{} for _ in keys]
-        tokens: list[dict[str, Any]] = [{} for _ in keys]
-        for size in (1, 2):
-            members = [number for number, key in enumerate(keys) if isinstance(key, tuple) and len(key) == size]
-            if members:
-                sides = map(list, zip(*(keys[number] for number in members), strict=True))
-                options = {"truncation": truncation, "max_length": length, "return_attention_mask": False}
-                encoded = self.tokenizer(*sides, **options)
-                wanted = [key for key in ("input_ids", "token_type_ids")[:size] if key in encoded]
-                for place, number in enumerate(members):
-                    sequences[number] = {key: encoded[key][place] for key in wanted}
-        of_words = [number for number, key in enumerate(keys) if isinstance(key, Words)]
-        if of_words:
-            words = tokenize_words(self.tokenizer, [keys[number].words for number in of_words], length, truncation)
-            for place, number in enumerate(of_words):
-                sequences[number] = {"input_ids": words["input_ids"][place]}
-                tokens[number] = {"word_starts": words["word_starts"][place]}
-        for number, sequence in enumerate(sequences):
-            if not truncation and len(sequence["input_ids"]) > longest:
-                raise ValueError(
-                    f"a text has {len(sequence['input_ids'])} tokens, and the model takes {longest}: leave out "
-                    "truncation, or cut the text."
-                )
-            if not sequence["input_ids"]:
-                sequences[number] = {key: [0] for key in sequence} | {"input_ids": [self._stand_in()]}
-        return sequences, tokens
+        if not truncation and len(sequence["input_ids"]) > longest:
+            raise ValueError(
+                f"a text has {len(sequence['input_ids'])} tokens, and the model takes {longest}: leave out "
+                "truncation, or cut the text."
+            )
+        if not sequence["input_ids"]:
+            return {key: [0] for key in sequence} | {"input_ids": [self._stand_in()]}
+        return sequence
 
     def _stand_in(self) -> int:
         """The token that is read in place of a blank text by tokenizers that add no special ones, such as GPT-2's."""
@@ -323,60 +296,44 @@ class MultiTaskPipeline(Pipeline):
 
     def _forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
         self.model.eval()
-        config, plan = self.model.config, inputs["plan"]
+        config, order = self.model.config, inputs["order"]
+        plan = {
+            name: torch.where(numbers == ABSENT, ABSENT, order[numbers.clamp(min=0)])
+            for name, numbers in inputs["plan"].items()
+        }
         poolings = {config.pooling, *(config.pooling_of(name) for name in plan)}
         parts: dict[str, list[Tensor]] = {pooling: [] for pooling in poolings}
-        read = {name: inputs["order"][numbers] for name, numbers in plan.items()}
-        by_token: dict[str, dict[int, Tensor]] = {name: {} for name in plan if config.tasks[name].READS_TOKENS}
-        first = 0
+        of_tokens = {
+            name: TokenHead(self.model, name, plan[name], inputs["rows"][name])
+            for name in plan
+            if config.tasks[name].READS_TOKENS
+        }
         for batch in inputs["batches"]:
             output = self.model(**batch, return_dict=True)
             mask = batch["packing"]["mask"] if "packing" in batch else batch["attention_mask"]
             for pooling in poolings:
                 own = pooling == config.pooling
                 parts[pooling].append(output.pooler_output if own else pool(output.last_hidden_state, mask, pooling))
-            for name, found in by_token.items():
-                places = read[name][:, 0] - first
-                found |= self._token_logits(name, output.last_hidden_state, mask, places, inputs["tokens"].get(name))
-            first += len(mask)
+            for head in of_tokens.values():
+                head.read(output.last_hidden_state, mask)
         embeddings = {pooling: torch.cat(part) for pooling, part in parts.items()}
         logits: dict[str, Tensor] = {}
-        for name, numbers in read.items():
-            if name in by_token:
-                logits[name] = pad_sequence([by_token[name][row] for row in range(len(numbers))], True, PADDING)
+        for name, numbers in plan.items():
+            if name in of_tokens:
+                logits[name] = of_tokens[name].outputs()
                 continue
             pooled = embeddings[config.pooling_of(name)]
-            logits[name] = self.model.heads[name](*(pooled[side] for side in numbers.unbind(1)))
-        output = {key: inputs[key] for key in ("places", "count", "only", "words") if key in inputs}
-        return {**output, "logits": logits, "embeddings": embeddings[config.pooling][inputs["order"]]}
-
-    def _token_logits(
-        self, name: str, states: Tensor, mask: Tensor, places: Tensor, tokens: list[dict[str, Any]] | None
-    ) -> dict[int, Tensor]:
-        """What the head of a task that reads tokens gives for those of its rows that are in a batch, by row.
-
-        Args:
-            name: The task's.
-            states, mask: The batch's, [S, L, H] and [S, L].
-            places: Where in it each row's sequence is, [B]; outside of it for others.
-            tokens: For each row, what the head is told beside that.
-        """
-        rows = ((places >= 0) & (places < len(mask))).nonzero().flatten()
-        if not len(rows):
-            return {}
-        told = (
-            {} if tokens is None else self.model.config.tasks[name].head_inputs([tokens[row] for row in rows.tolist()])
-        )
-        told = {key: value.to(states.device) for key, value in told.items()}
-        logits = self.model.heads[name](states[places[rows]], mask[places[rows]], **told)
-        return dict(zip(rows.tolist(), logits, strict=True))
+            told = config.tasks[name].head_inputs(inputs["rows"][name])
+            told = {key: value.to(pooled.device) for key, value in told.items()}
+            logits[name] = self.model.apply_head(name, numbers.to(pooled.device), pooled, None, told)
+        output = {key: inputs[key] for key in ("places", "count", "only", "rows") if key in inputs}
+        return {**output, "logits": logits, "embeddings": embeddings[config.pooling][order]}
 
     def postprocess(self, outputs: dict[str, Any], top_k: int | None = 1) -> list[Any]:
         """Predictions for each row."""
         rows: list[dict[str, Any]] = [{} for _ in range(outputs["count"])]
         for name, logits in outputs["logits"].items():
-            words = {"words": outputs["words"][name]} if name in outputs["words"] else {}
-            predicted = self.model.config.tasks[name].predictions(logits, top_k, **words)
+            predicted = self.model.config.tasks[name].predictions_for(outputs["rows"][name], logits, top_k)
             for (row, place), prediction in zip(outputs["places"][name], predicted, strict=True):
                 if place is None:
                     rows[row][name] = prediction

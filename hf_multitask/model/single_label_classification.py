@@ -40,6 +40,7 @@ class SingleLabelClassification(TaskConfig):
 
     LABEL_KEYS: ClassVar[tuple[str, ...]] = (*TaskConfig.LABEL_KEYS, "labels")
     PREDICTION_KEYS: ClassVar[tuple[str, ...]] = ("label", "label_id", "score")
+    PIPELINE_TASK: ClassVar[str | None] = "text-classification"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,11 +89,11 @@ class SingleLabelClassification(TaskConfig):
     def predictions(self, outputs: Tensor, top_k: int | None = 1) -> list[Any]:
         """The best label of each row, or the best `top_k`: `label`, `label_id` and its probability, `score`."""
         best = self.probabilities(outputs).topk(min(top_k or self.num_labels, self.num_labels))
-        rows = [
+        answers = [
             [
                 {"label": self.labels[label_id], "label_id": label_id, "score": score}
                 for label_id, score in zip(ids, scores, strict=True)
             ]
             for ids, scores in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
-        return [row[0] for row in rows] if top_k == 1 else rows
+        return [answer[0] for answer in answers] if top_k == 1 else answers

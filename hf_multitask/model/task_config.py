@@ -15,15 +15,19 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from .messages import nearest, refuse_unknown_keys
+from .rows import ENCODER_COLUMNS, encode
 
 Pooling = Literal["cls", "mean", "max"]
 PairEncoding = Literal["bi", "cross"]
 PairFeatures = Literal["u,v", "u,v,|u-v|", "u,v,u*v", "u,v,|u-v|,u*v"]
+# What a column of texts holds in each row: one, its words, or several.
+TextForm = Literal["text", "words", "texts"]
 
-# Reads one raw label: what is stored for it, and whether the value was taken for a class id. Of kinds that read words,
-# it is called with the row's raw text too. None for the latter where a row has no label.
+# Reads one raw label: what is stored for it, and whether the value was taken for a class id; None for the latter where
+# a row has no label.
 LabelReader = Callable[..., tuple[Any, bool | None]]
 
 _KINDS: dict[str, type["TaskConfig"]] = {}
@@ -62,8 +66,8 @@ def task_keys() -> list[str]:
 
 
 def row_columns() -> list[str]:
-    """What tokenized rows have for the heads of all kinds."""
-    return list(dict.fromkeys(column for kind in _KINDS.values() for column in kind.ROW_COLUMNS))
+    """What batches are made of, of all columns that tokenized rows of any kind have."""
+    return list(dict.fromkeys([*ENCODER_COLUMNS, *(column for kind in _KINDS.values() for column in kind.ROW_COLUMNS)]))
 
 
 def _kind_of(name: Any) -> type["TaskConfig"]:
@@ -123,15 +127,26 @@ class TaskConfig:
     PREDICTION_KEYS: ClassVar[tuple[str, ...]] = ()
     # Whether a head reads the states of all tokens, and not one embedding of each sequence.
     READS_TOKENS: ClassVar[bool] = False
-    # Whether a row's text is read word by word: it is stored as a list of words, its label is read beside it, and what
-    # is predicted is said of its words.
-    READS_WORDS: ClassVar[bool] = False
-    # What `head_inputs` reads of tokenized rows, beside what the encoder reads.
+    # Whether a head reads the encoder's word embeddings too, [vocabulary, E]: what it says is words.
+    READS_VOCABULARY: ClassVar[bool] = False
+    # Whether rows have any number of sequences, and not `sequences_per_row`.
+    SEQUENCES_VARY: ClassVar[bool] = False
+    # What `batch_rows` and `head_inputs` read of tokenized rows, beside what the encoder reads.
     ROW_COLUMNS: ClassVar[tuple[str, ...]] = ()
+    # What only evaluations read of tokenized rows.
+    EVALUATED_COLUMNS: ClassVar[tuple[str, ...]] = ()
+    # Whether rows have labels; without, what is learnt is in their texts, and `batch_rows` makes it.
+    HAS_LABELS: ClassVar[bool] = True
     # Whether a row's label is a list of class ids or scores, and not one.
     LABEL_IS_LIST: ClassVar[bool] = False
+    # Whether a label is read beside its row's texts.
+    LABEL_SEES_TEXTS: ClassVar[bool] = False
     # Whether a row's labels may stand in several columns, one for each, that say whether the row has it.
     TAKES_COLUMNS: ClassVar[bool] = False
+    # Whether outputs for the same rows lie apart in a way that SMART and the proximal point could keep small.
+    HAS_DIVERGENCE: ClassVar[bool] = True
+    # Of transformers' pipelines, the one that `MultiTaskPipeline.for_task` passes for; None: none.
+    PIPELINE_TASK: ClassVar[str | None] = None
     # Of a row's label, as it is collated.
     label_dtype: ClassVar[torch.dtype] = torch.int64
 
@@ -176,6 +191,55 @@ class TaskConfig:
         return 2 if self.texts == 2 and self.pair_encoding == "bi" else 1
 
     @property
+    def reads_pairs(self) -> bool:
+        """Whether two texts are one input of the encoder."""
+        return self.texts == 2 and self.sequences_per_row == 1
+
+    @property
+    def text_columns(self) -> dict[str, TextForm]:
+        """A row's texts by the standard names of their columns, as GLUE has them, and what each column holds."""
+        return dict.fromkeys(["sentence1", "sentence2"] if self.texts == 2 else ["sentence"], "text")
+
+    @property
+    def optional_columns(self) -> tuple[str, ...]:
+        """Those of the columns of texts that rows need not have."""
+        return ()
+
+    def tokenize(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        columns: Mapping[str, Sequence[Any]],
+        max_length: int,
+        truncation: bool = True,
+    ) -> dict[str, list[Any]]:
+        """Tokenized rows, as `rows.py` has them, from the texts of rows.
+
+        Args:
+            tokenizer: The encoder's.
+            columns: The rows' texts, by `text_columns`; a column of optional texts may be absent.
+            max_length: Of each sequence, in tokens; longer ones are cut if there is `truncation`.
+
+        Returns:
+            By row what the encoder reads, `ROW_COLUMNS` and `EVALUATED_COLUMNS`, and `truncated`, whether anything was
+            cut. Of the same texts, kinds that inherit this give the same.
+        """
+        texts = [columns[name] for name in self.text_columns]
+        if self.reads_pairs or len(texts) == 1:
+            return encode(tokenizer, max_length, *texts, truncation=truncation)
+        first, second = (encode(tokenizer, max_length, side, truncation=truncation) for side in texts)
+        truncated = [a or b for a, b in zip(first["truncated"], second["truncated"], strict=True)]
+        return {"input_ids": first["input_ids"], "input_ids_2": second["input_ids"], "truncated": truncated}
+
+    def batch_rows(
+        self, rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase
+    ) -> Sequence[dict[str, Any]]:
+        """Tokenized rows as a batch is made of them: where a kind changes its rows, or makes their `label`, it is here.
+
+        What is drawn at random must follow from the rows, so that a resumed run draws the same.
+        """
+        return rows
+
+    @property
     def label_names(self) -> list[str]:
         """The names of what can be predicted, in the order of their ids; none where that is a number."""
         return []
@@ -186,7 +250,7 @@ class TaskConfig:
         return ", ".join(self.label_names)
 
     def label_reader(self, label_map: Mapping[Any, Any], own_names: Sequence[str] | None) -> LabelReader:
-        """What reads the raw labels of a column.
+        """What reads the raw labels of a column; of a kind whose `LABEL_SEES_TEXTS`, with the row's texts after each.
 
         Args:
             label_map: From raw values to labels; may be empty.
@@ -215,8 +279,11 @@ class TaskConfig:
         """A new head, to outputs [B, ...], in which padding has no say.
 
         It is called with a pooled embedding, [B, hidden size], for each of `sequences_per_row`; or, if the kind
-        `READS_TOKENS`, with the states of a sequence's tokens, [B, L, hidden size], and their mask, [B, L]. What
-        `head_inputs` gives is passed by keyword, where a batch has it.
+        `READS_TOKENS`, with the states of a sequence's tokens, [B, L, hidden size], and their mask, [B, L]. Where
+        `SEQUENCES_VARY`, that is the embeddings of N sequences, [B, N, hidden size], and which of them the row has,
+        [B, N]; or the states of their tokens, [B, N, L, hidden size], and their mask, [B, N, L], 0 for a sequence that
+        a row does not have. What `head_inputs` gives is passed by keyword, where a batch has it, and `vocabulary`,
+        where the kind `READS_VOCABULARY`.
         """
         raise NotImplementedError
 
@@ -250,6 +317,10 @@ class TaskConfig:
         """The outputs of all that is predicted apart, [N, ...]: the rows, or the parts that rows have."""
         return outputs
 
+    def evaluated(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """What an evaluation keeps of a batch's outputs, [B, ...], where all of it would be too much."""
+        return outputs
+
     def predictions(self, outputs: Tensor, top_k: int | None = 1) -> list[Any]:
         """What outputs [B, ...] say, row by row, in plain values.
 
@@ -258,6 +329,14 @@ class TaskConfig:
             top_k: Of ranked answers, how many; None: all. 1 gives the best one itself, and not a list of it.
         """
         raise NotImplementedError
+
+    def predictions_for(self, rows: Sequence[Mapping[str, Any]], outputs: Tensor, top_k: int | None = 1) -> list[Any]:
+        """As [`predictions`], where they can be said of the texts.
+
+        Args:
+            rows: Each row's texts, by `text_columns`, and what [`tokenize`] made of them.
+        """
+        return self.predictions(outputs, top_k)
 
     # ---- As an entry of the table ----
 

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase
 
 from .heads import FeedForwardHead
 from .labels import read_label_names
+from .rows import PADDING
 from .tags import OUTSIDE, Scheme, TagReader, entities, find_scheme, tag_types
-from .task_config import TaskConfig, register_task_type
-from .words import Words
+from .task_config import TaskConfig, TextForm, register_task_type
+from .words import Words, tokenize_words
 
-# The label of what is no word, and the outputs that an evaluation fills rows up with.
-PADDING = -100
 # The logit of what a word without a token is not. It is a number in half precision too, and no head comes to it.
 _UNREAD = -8192.0
 
@@ -55,9 +55,10 @@ class TokenClassification(TaskConfig):
     LABEL_KEYS: ClassVar[tuple[str, ...]] = (*TaskConfig.LABEL_KEYS, "labels", "scheme")
     PREDICTION_KEYS: ClassVar[tuple[str, ...]] = ("entities",)
     READS_TOKENS: ClassVar[bool] = True
-    READS_WORDS: ClassVar[bool] = True
     LABEL_IS_LIST: ClassVar[bool] = True
+    LABEL_SEES_TEXTS: ClassVar[bool] = True
     ROW_COLUMNS: ClassVar[tuple[str, ...]] = ("word_starts",)
+    PIPELINE_TASK: ClassVar[str | None] = "token-classification"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,6 +80,22 @@ class TokenClassification(TaskConfig):
     def types(self) -> list[str]:
         """The types of entities; none where there is no scheme."""
         return [] if self.scheme == "none" else tag_types(self.labels)
+
+    @property
+    def text_columns(self) -> dict[str, TextForm]:
+        """As CoNLL has them."""
+        return {"tokens": "words"}
+
+    def tokenize(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        columns: Mapping[str, Sequence[Any]],
+        max_length: int,
+        truncation: bool = True,
+    ) -> dict[str, list[Any]]:
+        # Not by the class: code that travels with a checkpoint may be there twice.
+        rows = [getattr(row, "words", row) for row in columns["tokens"]]
+        return tokenize_words(tokenizer, rows, max_length, truncation)
 
     def label_reader(self, label_map: Mapping[Any, Any], own_names: Sequence[str] | None) -> TagReader:
         return TagReader(self.labels, self.scheme, label_map, own_names)
@@ -137,33 +154,44 @@ class TokenClassification(TaskConfig):
         ids = outputs.argmax(-1)
         return ids if self.outside is not None else ids.masked_fill(~_are_read(outputs), -1)
 
-    def predictions(
-        self, outputs: Tensor, top_k: int | None = 1, words: Sequence[Words] | None = None
+    def predictions(self, outputs: Tensor, top_k: int | None = 1) -> list[list[dict[str, Any]]]:
+        """As [`predictions_for`], but `start` and `end` count words, and there is no `word`."""
+        return [
+            [{**entity, "start": first, "end": end} for entity, first, end in row]
+            for row in self._said(outputs, [outputs.shape[1]] * len(outputs))
+        ]
+
+    def predictions_for(
+        self, rows: Sequence[Mapping[str, Any]], outputs: Tensor, top_k: int | None = 1
     ) -> list[list[dict[str, Any]]]:
         """The entities of each row, as transformers' `aggregation_strategy="simple"` gives them; of tags without a
         scheme, each word that was read is one.
 
         Args:
+            rows: With the `tokens` of each, as [`Words`].
             outputs: [B, W, C].
             top_k: Ignored: an entity has one type.
-            words: Each row's. Without them, `start` and `end` count words, and there is no `word`.
 
         Returns:
             Of each entity its type, `entity_group`; `score`, the mean of its words' probabilities; `word`, as the text
             has it; and where it begins and ends there, `start` and `end`, in characters.
         """
+        said = self._said(outputs, [len(row["tokens"].spans) for row in rows])
+        return [
+            [entity | _located(row["tokens"], first, end) for entity, first, end in entities]
+            for row, entities in zip(rows, said, strict=True)
+        ]
+
+    def _said(self, outputs: Tensor, counts: Sequence[int]) -> list[list[tuple[dict[str, Any], int, int]]]:
+        """The entities of each row, which has so many words, each with its first word and the one after its last."""
         scores = self.probabilities(outputs).amax(-1)
-        counts = [len(row.spans) for row in words] if words is not None else [outputs.shape[1]] * len(outputs)
-        rows = []
-        for number, (ids, count) in enumerate(zip(self.tag_ids(outputs).tolist(), counts, strict=True)):
-            groups = self.groups(ids[:count])
-            said = [
-                {"entity_group": kind, "score": scores[number, first:end].mean().item()} for kind, first, end in groups
+        return [
+            [
+                ({"entity_group": kind, "score": scores[number, first:end].mean().item()}, first, end)
+                for kind, first, end in self.groups(ids[:count])
             ]
-            for entity, (_, first, end) in zip(said, groups, strict=True):
-                entity |= _located(words[number], first, end) if words is not None else {"start": first, "end": end}
-            rows.append(said)
-        return rows
+            for number, (ids, count) in enumerate(zip(self.tag_ids(outputs).tolist(), counts, strict=True))
+        ]
 
     def groups(self, ids: Sequence[int]) -> list[tuple[str, int, int]]:
         """What tags of a row say: the type, the first word and the one after the last of each entity, or of each word

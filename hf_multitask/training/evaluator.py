@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -47,6 +47,8 @@ class MultiTaskEvaluator(Trainer):
     data_reports: dict[str, dict[str, SplitReport]]
     # By task, what a caller computes in place of our metrics; None: the caller computes all, or nothing.
     _own_metrics: Mapping[str, Callable[[EvalPrediction], dict[str, float]]] | None
+    # The rows that an evaluation has come to.
+    _evaluated: MultiTaskDataset
     # The tasks that `tune_thresholds` picked something for.
     tuned: tuple[str, ...] = ()
 
@@ -92,7 +94,11 @@ class MultiTaskEvaluator(Trainer):
                     *(metric, "greatest" if self.args.greater_is_better else "least"),
                 )
             return
-        labelled = [task for task, rows in self.eval_dataset.datasets.items() if "label" in rows.column_names]
+        labelled = [
+            task
+            for task, rows in self.eval_dataset.datasets.items()
+            if not self._tasks[task].HAS_LABELS or "label" in rows.column_names
+        ]
         known = [f"{task}_loss" for task in labelled]
         if len(labelled) == len(self.eval_dataset.datasets):
             known.append("loss")
@@ -214,9 +220,15 @@ class MultiTaskEvaluator(Trainer):
         return picked
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As the parent; the model is not given the numbers of the rows."""
+        """As the parent; the model is not given the numbers of the rows, and our metrics get what they read."""
         inputs = {key: value for key, value in inputs.items() if key != "rows"}
-        return super().prediction_step(model, inputs, *args, **kwargs)
+        loss, logits, labels = cast(Any, super().prediction_step(model, inputs, *args, **kwargs))
+        if logits is not None and labels is not None and self.compute_metrics == self._task_metrics:
+            logits = {
+                name: self._tasks[name].evaluated(outputs, labels[name]) if name in labels else outputs
+                for name, outputs in logits.items()
+            }
+        return loss, logits, labels
 
     def evaluation_loop(
         self,
@@ -235,8 +247,9 @@ class MultiTaskEvaluator(Trainer):
         places: dict[str, np.ndarray] = {}
         for name, loader in dataloader.items():
             prefix = f"{metric_key_prefix}_{name}"
-            outputs[name] = super().evaluation_loop(loader, description, prediction_loss_only, ignore_keys, prefix)
             dataset: Any = loader.dataset
+            self._evaluated = dataset
+            outputs[name] = super().evaluation_loop(loader, description, prediction_loss_only, ignore_keys, prefix)
             places[name] = np.argsort(dataset.by_length())
         metrics: dict[str, float] = {}
         preparation = "model_preparation_time"
@@ -271,13 +284,20 @@ class MultiTaskEvaluator(Trainer):
                 raise ValueError(f"compute_metrics: task {name!r}: it must give a mapping of metrics, not {own!r}.")
             return dict(own)
         evaluation = evaluation_of(self._tasks[name])
-        metrics = evaluation.score(evaluation.predicted(logits), evaluated.label_ids[name])
+        rows = TaskPredictions(self._tasks[name], logits, evaluated.label_ids[name], rows=self._rows_beside(name))
+        metrics = evaluation.score(rows.predicted, rows.truth)
         for metric, value in metrics.items():
             if value != value:
                 is_own = evaluation.chosen[metric].is_own
                 why = "its function gave NaN" if is_own else "predictions or labels are constant"
                 logger.warning("task %r: %s is undefined: %s.", name, metric, why)
         return metrics
+
+    def _rows_beside(self, name: str) -> Any:
+        """The rows of a task that is being evaluated, in the order of its predictions, if its evaluation reads them."""
+        if not self._tasks[name].EVALUATED_COLUMNS:
+            return None
+        return self._evaluated.given[name].select(self._evaluated.by_length())
 
     def _final_score(self, metrics: Mapping[str, float], names: list[str], prefix: str) -> dict[str, float]:
         shares = {}

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from hf_multitask.data.batch import rows_of_tokens
 from hf_multitask.model.configuration_mtbert import TaskConfig
+from hf_multitask.model.plan import row_counts
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ class NonFiniteGuard(TrainerCallback):
         """Of a batch's tasks, or those with a bad loss: the rows whose outputs are not finite, or if none is, all."""
         texts = self._texts(inputs)
         records, start = [], 0
-        for name, count in inputs["tasks"].items():
+        for name, count in row_counts(inputs["tasks"]).items():
             numbers = inputs.get("rows", {}).get(name, [None] * count)
             if not (only_bad and losses[name].isfinite()):
                 wrong = (~logits[name].isfinite()).reshape(count, -1).any(1).nonzero().flatten().tolist()

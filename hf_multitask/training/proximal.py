@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 
 from hf_multitask.model.modeling_mtbert import MultiTaskBertModel
 from hf_multitask.training.checkpoints import checkpoint_file
-from hf_multitask.training.divergence import divergence
+from hf_multitask.training.divergence import divergence, with_divergence
 from hf_multitask.training.groups import ArgumentGroup
 from hf_multitask.training.perturbation import random_state, set_random_state
 
@@ -70,6 +70,7 @@ class ProximalPoint(TrainerCallback):
     def __init__(self, args: ProximalArguments, model: MultiTaskBertModel) -> None:
         self.args = args
         self._model = model
+        self._tasks = with_divergence("proximal", model.config.tasks)
 
     # ---- The term ----
 
@@ -94,7 +95,11 @@ class ProximalPoint(TrainerCallback):
             random: The generators' states before the model's pass.
         """
         tasks, anchors = self.average.config.tasks, self.anchors(inputs, random)
-        return {name: divergence(tasks[name], value, anchors[name]).mean() for name, value in logits.items()}
+        return {
+            name: divergence(tasks[name], value, anchors[name]).mean()
+            for name, value in logits.items()
+            if name in self._tasks
+        }
 
     # ---- The average ----
 

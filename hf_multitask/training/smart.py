@@ -21,7 +21,8 @@ from torch import Tensor
 from hf_multitask.data.batch import rows_of_tokens, select_rows
 from hf_multitask.model.messages import nearest
 from hf_multitask.model.modeling_mtbert import MultiTaskBertModel
-from hf_multitask.training.divergence import divergence
+from hf_multitask.model.plan import row_counts
+from hf_multitask.training.divergence import divergence, with_divergence
 from hf_multitask.training.groups import ArgumentGroup
 from hf_multitask.training.perturbation import CleanPass, PerturbationSite, random_state, set_random_state
 
@@ -130,10 +131,11 @@ class Smart:
         self.args = args
         self._model = model
         self._tasks = model.config.tasks
-        self.weights = dict.fromkeys(self._tasks, 1.0) if args.tasks is None else args.tasks
-        for name in self.weights:
+        for name in args.tasks or {}:
             if name not in self._tasks:
                 raise ValueError(f"smart: tasks: task {name!r} is unknown; {nearest(name, list(self._tasks))}")
+        weights = dict.fromkeys(self._tasks, 1.0) if args.tasks is None else args.tasks
+        self.weights = {name: weights[name] for name in with_divergence("smart", self._tasks) if name in weights}
         try:
             self._site = PerturbationSite(model.backbone, args.layer)
         except ValueError as error:
@@ -172,7 +174,7 @@ class Smart:
 
     def _chosen_rows(self, inputs: Mapping[str, Any]) -> dict[str, Tensor] | None:
         """The rows that have the regulariser, by task; None where all have it."""
-        tasks, share = inputs["tasks"], self.args.fraction
+        tasks, share = row_counts(inputs["tasks"]), self.args.fraction
         if share == 1 and all(self.weights.get(name) for name in tasks):
             return None
         device = inputs["input_ids"].device
@@ -209,7 +211,7 @@ class Smart:
             set_random_state(after, states.device)
         radius = _rms(delta, rows) / size
         output = SmartOutput(radius=radius, skipped=(~usable).sum(), cosine=cosine)
-        for name, ok in zip(inputs["tasks"], usable.split(list(inputs["tasks"].values())), strict=True):
+        for name, ok in zip(inputs["tasks"], usable.split(list(row_counts(inputs["tasks"]).values())), strict=True):
             values = divergence(self._tasks[name], perturbed[name], logits[name])
             output.values[name] = values.masked_fill(~ok, 0).mean()
         self._check_size(states, size, radius)

@@ -20,6 +20,7 @@ from hf_multitask.hub.publisher import ModelPublisher
 from hf_multitask.model.dropout import use_bit_dropout
 from hf_multitask.model.modeling_mtbert import MultiTaskBertModel
 from hf_multitask.model.packing import use_packing
+from hf_multitask.model.plan import row_counts
 from hf_multitask.model.positions import embedding_sizes
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
 from hf_multitask.training.callbacks import (
@@ -180,6 +181,8 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
             embeddings = self.model.get_input_embeddings()
         # Neither processes' exchange of gradients nor compiled graphs take sparse ones.
         alone = self.args.world_size == 1 and not self.args.torch_compile
+        # A head that reads the table gives it a gradient of all words.
+        alone = alone and not any(task.READS_VOCABULARY for task in self._tasks.values())
         if alone and isinstance(embeddings, nn.Embedding) and embeddings.weight.requires_grad:
             # Gradient surgery keeps memory of its own.
             callback = EmbeddingGradientKeeper if self._surgery is None else SparseEmbeddingGradient
@@ -278,8 +281,9 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
         self._head_learning_rate = float(self.optimizer.param_groups[-1]["lr"]) if self.optimizer else 0.0
         random = random_state(self.args.device) if self._weighting and self._weighting.needs_update else None
         output = self._regularization(model, inputs, self.state.global_step, self._train_batch_size)
+        counts = row_counts(inputs["tasks"])
         for name, value in output.outputs.losses.items():
-            rows = inputs["tasks"][name]
+            rows = counts[name]
             self._meters.add(f"loss_{name}", value, rows)
             if self._epoch_losses is not None:
                 self._epoch_losses.add(name, value, rows)
@@ -305,10 +309,9 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
         self, inputs: Mapping[str, Any], values: Mapping[str, torch.Tensor], by_task: bool = True
     ) -> dict[str, torch.Tensor]:
         """Means over a task's rows, times their number in a batch's, and, `by_task`, the weight of the task's loss."""
+        counts = row_counts(inputs["tasks"])
         return {
-            name: (self._tasks[name].weight if by_task else 1.0)
-            * (inputs["tasks"][name] / self._train_batch_size)
-            * value
+            name: (self._tasks[name].weight if by_task else 1.0) * (counts[name] / self._train_batch_size) * value
             for name, value in values.items()
         }
 
@@ -327,7 +330,7 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
             return super().training_step(model, inputs, num_items_in_batch)
         inputs = self._prepare_inputs(inputs)
         losses = []
-        for name, count in inputs["tasks"].items():
+        for name, count in row_counts(inputs["tasks"]).items():
             part = select_rows(inputs, {name: torch.arange(count, device=self.args.device)}, self._tasks)
             with self._surgery.collecting(name):
                 losses.append(super().training_step(model, part, num_items_in_batch))

@@ -16,6 +16,7 @@ from transformers.utils import logging
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.model.messages import nearest
 from hf_multitask.model.outputs import MultiTaskOutput
+from hf_multitask.model.plan import row_counts
 from hf_multitask.training.checkpoints import checkpoint_file
 
 logger = logging.get_logger(__name__)
@@ -74,7 +75,7 @@ def balanced_losses(
     for place, (name, task) in enumerate(tasks.items()):
         if name in losses:
             counts = task.label_counts(outputs.logits[name].detach(), inputs["labels"][name])  # type: ignore[index]
-            rows = inputs["tasks"][name]
+            rows = row_counts(inputs["tasks"])[name]
             numbers[place] = torch.tensor([rows if counts is None else int(counts.sum()), rows])
     here, everywhere = numbers, accelerator.reduce(numbers.clone(), "sum")
     # Where no word has a label, the loss is 0 whatever it is multiplied by.

@@ -6,7 +6,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_multitask import TaskConfig
-from hf_multitask.data.loading import check_rows, count_overlap, load_split, row_checker
+from hf_multitask.data.checking import check_rows, row_checker
+from hf_multitask.data.loading import count_overlap, load_split
 from hf_multitask.data.sources import FileSource
 from hf_multitask.data.tokenization import batch_tokenizer
 

@@ -146,7 +146,7 @@ def test_rows_that_come_tokenized_say_where_words_begin(tokenizer: Any) -> None:
     rows, bad, _ = check_tokenized(given(word_starts=[[1, 2], [1]]), NER, tokenizer, 64)
     assert not bad
     assert rows["label"][:] == [[0, 0], [1]]
-    with pytest.raises(ValueError, match="needs a column word_starts, the place of each word's first token"):
+    with pytest.raises(ValueError, match="needs a column word_starts, which the tokenizing of"):
         check_tokenized(given(), NER, tokenizer, 64)
 
 

@@ -22,7 +22,15 @@ CODE = {"configuration_mtbert.py", "modeling_mtbert.py", "pipeline_mtbert.py", "
 CODE |= {"dropout.py", "encoder.py", "messages.py", "outputs.py", "own_types.py", "positions.py", "weights.py"}
 CODE |= {"labels.py", "multi_label_classification.py", "regression.py", "single_label_classification.py"}
 CODE |= {"task_config.py", "task_types.py"}
-CODE |= {"pipeline_inputs.py", "tags.py", "token_classification.py", "words.py"}
+CODE |= {
+    "pipeline_inputs.py",
+    "pipeline_reading.py",
+    "plan.py",
+    "rows.py",
+    "tags.py",
+    "token_classification.py",
+    "words.py",
+}
 
 
 def assert_same(loaded: Any, model: MultiTaskBertModel) -> None:

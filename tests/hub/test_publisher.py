@@ -20,7 +20,8 @@ from hf_multitask import (
     MultiTaskTrainingArguments,
     TaskConfig,
 )
-from hf_multitask.data.loading import BadRow, SplitReport
+from hf_multitask.data.checking import BadRow
+from hf_multitask.data.loading import SplitReport
 from hf_multitask.hub import upload
 from hf_multitask.hub.card import RunFacts, build_card
 from hf_multitask.hub.checkpoints import fetch_checkpoint

@@ -144,7 +144,7 @@ def test_a_text_goes_through_the_encoder_once_however_many_tasks_and_rows_read_i
 def test_a_batch_holds_as_many_texts_as_asked(pipe: MultiTaskPipeline, asked: int | None, batches: int) -> None:
     calls: list[Any] = []
     pipe.model.backbone.register_forward_hook(lambda *call: calls.append(call))
-    pipe([f"film {number}" for number in range(11)], task="sst", batch_size=asked)
+    pipe(["film " * number for number in range(1, 12)], task="sst", batch_size=asked)
     assert len(calls) == batches
 
 
@@ -294,7 +294,7 @@ def test_the_number_of_a_bad_input_counts_from_the_start_of_a_stream(pipe: Multi
 
 def test_a_model_of_pairs_only_says_so_of_a_text(tokenizer: Any) -> None:
     pipe = MultiTaskPipeline(tiny_model({"quora": TASKS["quora"]}), tokenizer)
-    with pytest.raises(ValueError, match=r"no task reads one text; give pairs, \(text, text\), to quora"):
+    with pytest.raises(ValueError, match=r"no task reads this; task 'quora' reads a pair of texts: \(text, text\)"):
         pipe("a cat")
 
 

@@ -36,7 +36,7 @@ def expected(pipe: MultiTaskPipeline, name: str, words: Words) -> list[dict[str,
     tokens = tokenize_words(pipe.tokenizer, [words.words], 64)
     starts = {"word_starts": torch.tensor(tokens["word_starts"])}
     logits = pipe.model(torch.tensor(tokens["input_ids"]), task=name, head_inputs=starts).logits.detach()
-    (said,) = pipe.model.config.tasks[name].predictions(logits, words=[words])
+    (said,) = pipe.model.config.tasks[name].predictions_for([{"tokens": words}], logits)
     return about(said)
 
 

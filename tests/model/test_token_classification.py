@@ -219,7 +219,7 @@ def logits_of(tags: list[str], sure: float = math.log(7)) -> torch.Tensor:
 
 def test_predictions_are_entities_with_their_place_in_the_text() -> None:
     words = Words.of_text("My big cat, in Rome")
-    (said,) = TASK.predictions(logits_of(["O", "B-animal", "I-animal", "O", "O", "B-place"]), words=[words])
+    (said,) = TASK.predictions_for([{"tokens": words}], logits_of(["O", "B-animal", "I-animal", "O", "O", "B-place"]))
     assert said == [
         {"entity_group": "animal", "score": pytest.approx(0.7), "word": "big cat", "start": 3, "end": 10},
         {"entity_group": "place", "score": pytest.approx(0.7), "word": "Rome", "start": 15, "end": 19},
@@ -232,7 +232,7 @@ def test_predictions_are_entities_with_their_place_in_the_text() -> None:
 def test_tags_without_a_scheme_are_said_word_by_word() -> None:
     pos: Any = TaskConfig(**POS)
     outputs = torch.tensor([[[3.0, 0, 0], [0, 3.0, 0], [0, 3.0, 0]]])
-    (said,) = pos.predictions(outputs, words=[Words.of_text("the cat film")])
+    (said,) = pos.predictions_for([{"tokens": Words.of_text("the cat film")}], outputs)
     assert [(entity["entity_group"], entity["word"]) for entity in said] == [
         ("DET", "the"),
         ("NOUN", "cat"),
