@@ -1,27 +1,21 @@
 """Fine-tune one encoder on several tasks at once. Importing this package registers its model with `AutoModel`."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from hf_multitask.registration import register_when_imported
+from transformers import AutoConfig, AutoModel
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from hf_multitask.data.collator import MultiTaskCollator
+from hf_multitask.data.schedule import AdaptiveSampling, AnnealedSampling, Phases, RoundRobin, Schedule, SizeSampling
+from hf_multitask.hub.export import export_sentence_transformer
+from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, TaskConfig
+from hf_multitask.model.modeling_mtbert import MultiTaskBertModel, MultiTaskOutput, TaskOutput
+from hf_multitask.model.pipeline_mtbert import MultiTaskPipeline
+from hf_multitask.training.arguments import MultiTaskTrainingArguments
+from hf_multitask.training.proximal import ProximalArguments
+from hf_multitask.training.smart import SmartArguments
 
 if TYPE_CHECKING:
-    from hf_multitask.data.collator import MultiTaskCollator
-    from hf_multitask.data.schedule import (
-        AdaptiveSampling,
-        AnnealedSampling,
-        Phases,
-        RoundRobin,
-        Schedule,
-        SizeSampling,
-    )
-    from hf_multitask.hub.export import export_sentence_transformer
-    from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, TaskConfig
-    from hf_multitask.model.modeling_mtbert import MultiTaskBertModel, MultiTaskOutput, TaskOutput
-    from hf_multitask.model.pipeline_mtbert import MultiTaskPipeline
-    from hf_multitask.training.arguments import MultiTaskTrainingArguments
-    from hf_multitask.training.proximal import ProximalArguments
-    from hf_multitask.training.smart import SmartArguments
     from hf_multitask.training.trainer import MultiTaskTrainer
 
 __version__ = "0.1.0"
@@ -47,30 +41,20 @@ __all__ = [
     "export_sentence_transformer",
 ]
 
-# Imported when they are asked for: torch and transformers' models take seconds.
-_MODULES = {
-    "data.collator": ["MultiTaskCollator"],
-    "data.schedule": ["AdaptiveSampling", "AnnealedSampling", "Phases", "RoundRobin", "Schedule", "SizeSampling"],
-    "hub.export": ["export_sentence_transformer"],
-    "model.configuration_mtbert": ["MultiTaskBertConfig", "TaskConfig"],
-    "model.modeling_mtbert": ["MultiTaskBertModel", "MultiTaskOutput", "TaskOutput"],
-    "model.pipeline_mtbert": ["MultiTaskPipeline"],
-    "training.arguments": ["MultiTaskTrainingArguments"],
-    "training.proximal": ["ProximalArguments"],
-    "training.smart": ["SmartArguments"],
-    "training.trainer": ["MultiTaskTrainer"],
-}
+AutoConfig.register(MultiTaskBertConfig.model_type, MultiTaskBertConfig, exist_ok=True)
+AutoModel.register(MultiTaskBertConfig, MultiTaskBertModel, exist_ok=True)
+PIPELINE_REGISTRY.register_pipeline("multi-task", pipeline_class=MultiTaskPipeline, pt_model=AutoModel, type="text")
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"hf_multitask.{module}"), name)
+    # Imported when it is asked for: with it come datasets and evaluate, which take a second more, and of which loading
+    # a model needs nothing.
+    if name == "MultiTaskTrainer":
+        from hf_multitask.training.trainer import MultiTaskTrainer
+
+        return MultiTaskTrainer
     raise AttributeError(f"module 'hf_multitask' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
-
-
-register_when_imported()
+    return sorted({*globals(), *__all__})

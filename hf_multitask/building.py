@@ -6,12 +6,12 @@ from typing import Any
 
 from transformers import AutoTokenizer, IntervalStrategy, PreTrainedTokenizerBase, set_seed
 
-from hf_multitask.arguments import SPLITS
 from hf_multitask.data.preparation import PreparedData
 from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig
 from hf_multitask.model.modeling_mtbert import MultiTaskBertModel
 from hf_multitask.recipe import Recipe, prepare_data
 from hf_multitask.training.trainer import MultiTaskTrainer
+from hf_multitask_cli.arguments import SPLITS
 
 
 def build_model(recipe: Recipe) -> MultiTaskBertModel:

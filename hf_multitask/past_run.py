@@ -14,8 +14,8 @@ from transformers.utils import CONFIG_NAME
 
 from hf_multitask.evaluation.shortfalls import Training
 from hf_multitask.hub.publisher import RECIPE_NAME
-from hf_multitask.recipe_yaml import load_yaml
 from hf_multitask.training.scheduling import build_schedule
+from hf_multitask_cli.recipe_yaml import load_yaml
 
 ARGUMENTS_NAME, DATA_REPORT_NAME = "training_args.json", "data_report.json"
 

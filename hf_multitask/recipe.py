@@ -12,7 +12,8 @@ The YAML's keys are the flags' names, in one flat list, and `tasks` is a table b
 
 `--learning_rate 2e-5` overrides a key, `--tasks.sst.pooling cls` a task's and `--smart.weight 0.1` a group's.
 `extends: base.yaml` starts from another recipe, `extends: [a.yaml, b.yaml]` from several, of which later ones go first;
-`tasks: {sst: null}` then leaves a task of theirs out. Words mean what YAML 1.2 says, see `recipe_yaml.py`.
+`tasks: {sst: null}` then leaves a task of theirs out. Words mean what YAML 1.2 says; see
+`hf_multitask_cli/recipe_yaml.py`.
 """
 
 import argparse
@@ -27,7 +28,6 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser, PreTrainedTokenizerBase
 from transformers.hf_argparser import string_to_bool
 
-from hf_multitask.arguments import CardArguments, DataArguments, ModelArguments, ReportArguments
 from hf_multitask.data.preparation import PreparedData, prepare
 from hf_multitask.data.sources import FileSource, HubSource, Source
 from hf_multitask.evaluation.own_metrics import is_own, look_in
@@ -35,8 +35,9 @@ from hf_multitask.evaluation.task_evaluations import evaluation_of
 from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, TaskConfig
 from hf_multitask.model.messages import nearest, refuse_unknown_keys
 from hf_multitask.model.task_config import task_keys
-from hf_multitask.recipe_yaml import as_boolean, load_yaml, parse_value
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
+from hf_multitask_cli.arguments import CardArguments, DataArguments, ModelArguments, ReportArguments
+from hf_multitask_cli.recipe_yaml import as_boolean, load_yaml, parse_value
 
 _NESTED_FLAG = re.compile(r"--\w+\.")
 _SOURCES: dict[str, type[Source]] = {"files": FileSource, "hub": HubSource}

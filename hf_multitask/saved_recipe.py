@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from hf_multitask.arguments import SPLITS, defaults_of
 from hf_multitask.data.sources import FileSource, Source
 from hf_multitask.hub.publisher import RECIPE_NAME
 from hf_multitask.past_run import run_folder
 from hf_multitask.recipe import Recipe, RecipeParser
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
+from hf_multitask_cli.arguments import SPLITS, defaults_of
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from pathlib import Path
 # Python puts a script's folder first on its path, where evaluate.py would hide the library of that name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from hf_multitask.arguments import SPLITS
-from hf_multitask.command_line import answer_at_once, model_place, refusals
+from hf_multitask_cli.arguments import SPLITS
+from hf_multitask_cli.command_line import answer_at_once, model_place, refusals
 
 DEFAULT_CONFIG = Path(__file__).parent / "quickstart.yaml"
 FLAGS = argparse.ArgumentParser(add_help=False)

@@ -20,7 +20,7 @@ COMMAND_LINE.add_argument("--host", default="127.0.0.1", help="Where to listen; 
 COMMAND_LINE.add_argument("--port", type=int, help="By default the first that is free from 7860 on.")
 
 if __name__ == "__main__":
-    from hf_multitask.command_line import check_installed, refusals
+    from hf_multitask_cli.command_line import check_installed, refusals
 
     # Before the import that takes seconds.
     COMMAND_LINE.parse_args()
@@ -148,10 +148,11 @@ def write_space(folder: Path, model: str) -> None:
 
 
 def main() -> None:
-    # Here, so that the copy in a Space needs neither.
+    # Here, so that the copy in a Space needs neither of ours.
     from transformers import pipeline
 
-    from hf_multitask.command_line import refusals
+    import hf_multitask  # noqa: F401 (registers the pipeline)
+    from hf_multitask_cli.command_line import refusals
 
     args = COMMAND_LINE.parse_args()
     with refusals():

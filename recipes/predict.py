@@ -26,7 +26,7 @@ from typing import Any
 # Python puts a script's folder first on its path, where evaluate.py would hide the library of that name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from hf_multitask.command_line import end_quietly_when_interrupted, model_place, refusals
+from hf_multitask_cli.command_line import end_quietly_when_interrupted, model_place, refusals
 
 COMMAND_LINE = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 COMMAND_LINE.add_argument("--model", required=True, help="Folder or Hub id of the model.")

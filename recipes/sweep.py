@@ -39,7 +39,7 @@ from typing import Any
 # Python puts a script's folder first on its path, where evaluate.py would hide the library of that name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from hf_multitask.command_line import (
+from hf_multitask_cli.command_line import (
     as_flags,
     end_quietly_when_interrupted,
     from_one_on,
@@ -47,7 +47,7 @@ from hf_multitask.command_line import (
     refusals,
     writable_folder,
 )
-from hf_multitask.recipe_yaml import load_yaml
+from hf_multitask_cli.recipe_yaml import load_yaml
 
 COMMAND_LINE = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False

@@ -17,7 +17,7 @@ from hf_multitask.data.sources import FileSource, read_file
 from hf_multitask.data.tokenization import tokenize
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.recipe import RecipeParser
-from hf_multitask.recipe_yaml import load_yaml
+from hf_multitask_cli.recipe_yaml import load_yaml
 from tests.conftest import ROOT, encoder_config, tiny_model
 
 many = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

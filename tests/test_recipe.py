@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from hf_multitask.command_line import as_flags
 from hf_multitask.data.sources import FileSource, HubSource
 from hf_multitask.recipe import Recipe, RecipeParser
 from hf_multitask.training.proximal import ProximalArguments
 from hf_multitask.training.smart import SmartArguments
+from hf_multitask_cli.command_line import as_flags
 
 ROOT = Path(__file__).parents[1]
 # Not what recipes/sweep.py and recipes/tune.py read, which is tested with them, nor what recipes merely share.

@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from hf_multitask.arguments import OnBadRows
 from hf_multitask.data.checking import BadRow, MissingColumnError, check_columns
 from hf_multitask.data.dataset import MultiTaskDataset
 from hf_multitask.data.loading import SplitReport, load_split, log_report, refuse_or_tell
@@ -21,6 +20,7 @@ from hf_multitask.data.tokenization import tokenize
 from hf_multitask.data.tokenized import check_tokenized
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.model.messages import nearest, refuse_unknown_keys
+from hf_multitask_cli.arguments import OnBadRows
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from hf_multitask.arguments import OnBadRows
 from hf_multitask.data.checking import BadRow, check_rows, standard_columns
 from hf_multitask.data.sources import Source
 from hf_multitask.model.configuration_mtbert import TaskConfig
+from hf_multitask_cli.arguments import OnBadRows
 
 logger = logging.getLogger(__name__)
 

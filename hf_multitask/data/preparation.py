@@ -9,12 +9,12 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from hf_multitask.arguments import OnBadRows
 from hf_multitask.data.loading import SplitReport, count_overlap, load_split, log_report
 from hf_multitask.data.sources import Source
 from hf_multitask.data.streaming import load_stream
 from hf_multitask.data.tokenization import tokenize
 from hf_multitask.model.configuration_mtbert import TaskConfig
+from hf_multitask_cli.arguments import OnBadRows
 
 logger = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, IterableDataset, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
-from hf_multitask.arguments import SPLITS, OnBadRows
 from hf_multitask.data.conll import read_conll
 from hf_multitask.model.messages import first_line, nearest, refuse_unknown_keys
-from hf_multitask.recipe_yaml import as_boolean
+from hf_multitask_cli.arguments import SPLITS, OnBadRows
+from hf_multitask_cli.recipe_yaml import as_boolean
 
 logger = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from datasets import IterableDataset
 from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 
-from hf_multitask.arguments import OnBadRows
 from hf_multitask.data.checking import IS_ID_AMONG_NAMES, BadRow, Columns, row_checker, standard_columns
 from hf_multitask.data.loading import SplitReport
 from hf_multitask.data.sources import Source
 from hf_multitask.data.tokenization import batch_tokenizer
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.model.messages import first_line
+from hf_multitask_cli.arguments import OnBadRows
 
 logger = logging.getLogger(__name__)
 

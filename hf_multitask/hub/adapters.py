@@ -8,8 +8,8 @@ from pathlib import Path
 from pprint import pformat
 from typing import Any
 
-from hf_multitask.arguments import defaults_of
 from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, TaskConfig
+from hf_multitask_cli.arguments import defaults_of
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import TrainingArguments
 
-from hf_multitask.arguments import defaults_of
 from hf_multitask.data.loading import SplitReport
 from hf_multitask.evaluation.metrics import Metrics
 from hf_multitask.evaluation.shortfalls import compared_scores, counting_score, no_better
@@ -20,6 +19,7 @@ from hf_multitask.evaluation.summary import escaped, results_table
 from hf_multitask.evaluation.task_evaluations import evaluation_of
 from hf_multitask.hub.adapters import Adapter
 from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, TaskConfig
+from hf_multitask_cli.arguments import defaults_of
 
 if TYPE_CHECKING:
     # Its libraries that draw take a second to import.

@@ -15,7 +15,7 @@ from hf_multitask.hub.adapters import CONFIG_NAME as ADAPTERS_CONFIG_NAME
 from hf_multitask.hub.manifest import check_whole, newest_whole
 from hf_multitask.hub.upload import refused_by_hub
 from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig
-from hf_multitask.recipe_yaml import as_boolean
+from hf_multitask_cli.recipe_yaml import as_boolean
 
 LAST_CHECKPOINT = "last-checkpoint"
 # Of an encoder's configuration: by what its key is told, beside those that every model of transformers has.

@@ -26,7 +26,7 @@ from hf_multitask.hub.card import RunFacts, build_card
 from hf_multitask.hub.checkpoints import LAST_CHECKPOINT, find_checkpoint
 from hf_multitask.hub.manifest import MANIFEST_NAME, newest_whole, seal
 from hf_multitask.hub.upload import HUB_ERRORS, KeptBack, may_pass, refused_by_hub, upload_folder
-from hf_multitask.recipe_yaml import as_boolean
+from hf_multitask_cli.recipe_yaml import as_boolean
 
 logger = logging.getLogger(__name__)
 

@@ -6,12 +6,12 @@ from typing import Any, get_args, get_type_hints
 import torch
 from transformers import TrainingArguments
 
-from hf_multitask.arguments import MultiTaskArguments
 from hf_multitask.model.messages import nearest
-from hf_multitask.recipe_yaml import as_boolean
 from hf_multitask.training.groups import ArgumentGroup
 from hf_multitask.training.proximal import ProximalArguments
 from hf_multitask.training.smart import SmartArguments
+from hf_multitask_cli.arguments import MultiTaskArguments
+from hf_multitask_cli.recipe_yaml import as_boolean
 
 
 @dataclass

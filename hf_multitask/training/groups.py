@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hf_multitask.model.messages import nearest, refuse_unknown_keys
-from hf_multitask.recipe_yaml import as_boolean
+from hf_multitask_cli.recipe_yaml import as_boolean
 
 Group = TypeVar("Group", bound="ArgumentGroup")
 

@@ -12,7 +12,6 @@ from torch import nn
 from transformers import ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
-from hf_multitask.arguments import OnBadRows
 from hf_multitask.data.batch import select_rows
 from hf_multitask.data.collator import MultiTaskCollator
 from hf_multitask.data.given import GivenData
@@ -48,6 +47,7 @@ from hf_multitask.training.scheduling import ScheduledTrainer
 from hf_multitask.training.smart import Smart
 from hf_multitask.training.surgery import GradientSurgery, build_weighting
 from hf_multitask.training.weighting import LossWeighting, balanced_losses, build_scalarizer
+from hf_multitask_cli.arguments import OnBadRows
 
 logger = logging.getLogger(__name__)
 

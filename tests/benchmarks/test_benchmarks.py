@@ -32,7 +32,7 @@ TABLES = {
     "predict": ["| sentence-transformers |", "| pipeline (batches of "],
     "loading": ["| first start |", "| second start |"],
     "streaming": ["20,000 pairs, ", "to row 2,000: "],
-    "startup": ["| BertModel |", "| hf-multitask |", "| and import hf_multitask |"],
+    "startup": ["| BertModel |", "| hf-multitask |", "| `import hf_multitask` |"],
     "scale": ["r² =", "| rows of the datasets |", "| 50 |"],
 }
 

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from hf_multitask.command_line import as_flags
 from hf_multitask.recipe import RecipeParser
+from hf_multitask_cli.command_line import as_flags
 from recipes.sweep import Progress, Sweep, plan, read_sweep, train
 from tests.recipes.conftest import ROOT
 

@@ -14,8 +14,8 @@ import yaml
 from optuna.trial import TrialState
 
 from hf_multitask import MultiTaskTrainer
-from hf_multitask.command_line import as_flags
 from hf_multitask.recipe import RecipeParser
+from hf_multitask_cli.command_line import as_flags
 from recipes.tune import Pruning, open_study, read_search, suggest, trials_left
 from tests.conftest import ROOT
 

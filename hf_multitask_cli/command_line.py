@@ -14,14 +14,14 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from hf_multitask.arguments import (
+from hf_multitask_cli.arguments import (
     CardArguments,
     DataArguments,
     ModelArguments,
     MultiTaskArguments,
     ReportArguments,
 )
-from hf_multitask.recipe_yaml import load_yaml
+from hf_multitask_cli.recipe_yaml import load_yaml
 
 
 def answer_at_once(description: str, default_config: Path, flags: argparse.ArgumentParser | None = None) -> None:

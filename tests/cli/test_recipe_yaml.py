@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hf_multitask.recipe_yaml import as_boolean, load_yaml, parse_value
+from hf_multitask_cli.recipe_yaml import as_boolean, load_yaml, parse_value
 
 
 @pytest.mark.parametrize(
@@ -75,5 +75,5 @@ def test_a_recipe_that_extends_itself_is_refused(tmp_path: Path) -> None:
 
 
 def test_reading_a_recipe_imports_neither_torch_nor_transformers() -> None:
-    code = "import sys, hf_multitask.recipe_yaml; print({'torch', 'transformers'} & set(sys.modules))"
+    code = "import sys, hf_multitask_cli.recipe_yaml; print({'torch', 'transformers'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

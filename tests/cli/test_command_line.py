@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from hf_multitask.arguments import (
+from hf_multitask_cli.arguments import (
     CardArguments,
     DataArguments,
     ModelArguments,
     MultiTaskArguments,
     ReportArguments,
 )
-from hf_multitask.command_line import check_installed, model_place, refusals, writable_folder
+from hf_multitask_cli.command_line import check_installed, model_place, refusals, writable_folder
 from tests.conftest import ROOT
 
 # Runs a script as Python would, and says at its end whether torch was imported.
@@ -180,7 +180,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_has_read_enough_is_no_error(tmp_path: Path) -> None:
-    code = "from hf_multitask.command_line import refusals\nwith refusals():\n  for _ in range(100000): print('line')"
+    code = "from hf_multitask_cli.command_line import refusals\n"
+    code += "with refusals():\n  for _ in range(100000): print('line')"
     command = f'{sys.executable} -c "{code}" | head -n 1; exit ${{PIPESTATUS[0]}}'
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
     assert (run.returncode, run.stdout, run.stderr) == (128 + signal.SIGPIPE, "line\n", "")

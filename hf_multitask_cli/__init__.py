@@ -1,0 +1,1 @@
+"""What the scripts answer and refuse at once. It is not in `hf_multitask`, whose import takes torch's seconds."""
