@@ -1,4 +1,4 @@
-"""Fine-tune one encoder on several tasks at once. Importing this package registers its model with `AutoModel`."""
+"""Fine-tune one encoder on several tasks at once. Importing this package registers its model and its pipeline."""
 
 from typing import TYPE_CHECKING, Any
 
