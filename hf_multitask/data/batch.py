@@ -13,7 +13,7 @@ from hf_multitask.model.plan import ABSENT, read_plan
 
 
 def rows_of_tokens(batch: Mapping[str, Any], task_configs: Mapping[str, TaskConfig]) -> tuple[Tensor, int]:
-    """Which row of the batch each token belongs to; all sequences of a row belong to it.
+    """Which row of the batch each token belongs to; all sequences of a row belong to it, and no two rows share one.
 
     Returns:
         Int64 of the shape of `input_ids`, and the number of rows R, counted over the tasks in their order. Padding
