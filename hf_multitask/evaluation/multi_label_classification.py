@@ -15,14 +15,17 @@ import torch
 from sklearn.metrics import precision_recall_curve
 
 from hf_multitask.evaluation.metrics import MeanMetric, as_it_is
-from hf_multitask.evaluation.task_evaluation import TaskEvaluation, TaskPredictions, register_evaluation
+from hf_multitask.evaluation.task_evaluation import (
+    TaskEvaluation,
+    TaskPredictions,
+    nearly_all,
+    register_evaluation,
+)
 from hf_multitask.model.multi_label_classification import MultiLabelClassification
 
 if TYPE_CHECKING:
     from hf_multitask.evaluation.blocks import Block
 
-# Predictions are all alike if so many are.
-_NEARLY_ALL = 0.95
 _NONE = "no label"
 
 
@@ -134,12 +137,9 @@ class MultiLabelEvaluation(TaskEvaluation):
         return ", ".join(self.task.labels[label] for label in np.flatnonzero(are_in)) or _NONE
 
     def symptom(self, rows: TaskPredictions) -> str:
-        count = len(rows.predicted)
         sets, each = np.unique(rows.predicted, axis=0, return_counts=True)
-        most, said = int(each.max()), self._names(sets[each.argmax()])
-        if most < _NEARLY_ALL * count:
-            return ""
-        return f"{f'all {count:,}' if most == count else f'{most:,} of {count:,}'} predictions are {said!r}"
+        said = nearly_all(int(each.max()), len(rows.predicted))
+        return said and f"{said} predictions are {self._names(sets[each.argmax()])!r}"
 
     def report(self, name: str, rows: TaskPredictions) -> Iterator["Block"]:
         # Here, since the libraries that draw take a second to import.

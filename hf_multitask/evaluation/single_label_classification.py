@@ -8,7 +8,12 @@ import torch
 
 from hf_multitask.evaluation.class_metrics import CLASS_METRICS
 from hf_multitask.evaluation.metrics import ACCURACY
-from hf_multitask.evaluation.task_evaluation import TaskEvaluation, TaskPredictions, register_evaluation
+from hf_multitask.evaluation.task_evaluation import (
+    TaskEvaluation,
+    TaskPredictions,
+    nearly_all,
+    register_evaluation,
+)
 from hf_multitask.model.single_label_classification import SingleLabelClassification
 
 if TYPE_CHECKING:
@@ -59,12 +64,10 @@ class SingleLabelEvaluation(TaskEvaluation):
         return [label, predicted, f"{self.probabilities(rows.outputs[row : row + 1]).max():.3f}"]
 
     def symptom(self, rows: TaskPredictions) -> str:
-        count = len(rows.predicted)
         by_class = np.bincount(rows.predicted, minlength=self.task.num_labels)
         most, label = int(by_class.max()), self.task.labels[int(by_class.argmax())]
-        if most < _NEARLY_ALL * count:
-            return ""
-        return f"{f'all {count:,}' if most == count else f'{most:,} of {count:,}'} predictions are {label!r}"
+        said = nearly_all(most, len(rows.predicted))
+        return said and f"{said} predictions are {label!r}"
 
     def report(self, name: str, rows: TaskPredictions) -> Iterator["Block"]:
         # Here, since the libraries that draw take a second to import.

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     # Its libraries take a second to import.
     from hf_multitask.evaluation.blocks import Block
 
+# Predictions are all alike if so many are.
+_NEARLY_ALL = 0.95
+
 Evaluation = TypeVar("Evaluation", bound=type["TaskEvaluation"])
 
 _EVALUATIONS: dict[str, type["TaskEvaluation"]] = {}
@@ -51,6 +54,13 @@ def check_metrics(tasks: Mapping[str, TaskConfig]) -> None:
             evaluation_of(task).chosen  # noqa: B018  (looks them up)
         except ValueError as error:
             raise ValueError(f"task {name!r}: {error}") from error
+
+
+def nearly_all(part: int, whole: int) -> str:
+    """How many of something there are, as `all 300` or `295 of 300`, if that is nearly all; empty if it is not."""
+    if part < _NEARLY_ALL * whole:
+        return ""
+    return f"all {part:,}" if part == whole else f"{part:,} of {whole:,}"
 
 
 def is_greater_better(tasks: Mapping[str, TaskConfig], key: str) -> bool | None:

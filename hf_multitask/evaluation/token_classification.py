@@ -14,7 +14,12 @@ import torch
 
 from hf_multitask.evaluation.metrics import Metric, Metrics, as_it_is
 from hf_multitask.evaluation.single_label_classification import SingleLabelEvaluation
-from hf_multitask.evaluation.task_evaluation import TaskEvaluation, TaskPredictions, register_evaluation
+from hf_multitask.evaluation.task_evaluation import (
+    TaskEvaluation,
+    TaskPredictions,
+    nearly_all,
+    register_evaluation,
+)
 from hf_multitask.model.rows import PADDING
 from hf_multitask.model.single_label_classification import SingleLabelClassification
 from hf_multitask.model.token_classification import TokenClassification
@@ -22,8 +27,6 @@ from hf_multitask.model.token_classification import TokenClassification
 if TYPE_CHECKING:
     from hf_multitask.evaluation.blocks import Block
 
-# Predictions are all alike if so many are.
-_NEARLY_ALL = 0.95
 # Of a row, what a table of errors shows.
 _SHOWN = 200
 
@@ -157,16 +160,14 @@ class TokenEvaluation(TaskEvaluation):
         return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
     def symptom(self, rows: TaskPredictions) -> str:
-        count = len(rows.predicted)
         if self.has_entities:
             without = int((self.evidence(rows.predicted, rows.labels)[1] == 0).sum())
-            said = f"all {count:,}" if without == count else f"{without:,} of {count:,}"
-            return f"no entity is predicted in {said} rows" if without >= _NEARLY_ALL * count else ""
+            said = nearly_all(without, len(rows.predicted))
+            return said and f"no entity is predicted in {said} rows"
         ids = rows.predicted[rows.labels != PADDING]
         by_tag = np.bincount(ids[ids >= 0], minlength=self.task.num_labels)
-        most, tag = int(by_tag.max()), self.task.labels[int(by_tag.argmax())]
-        said = f"all {most:,}" if most == len(ids) else f"{most:,} of {len(ids):,}"
-        return f"{said} words are tagged {tag!r}" if most >= _NEARLY_ALL * len(ids) else ""
+        said = nearly_all(int(by_tag.max()), len(ids))
+        return said and f"{said} words are tagged {self.task.labels[int(by_tag.argmax())]!r}"
 
     def report(self, name: str, rows: TaskPredictions) -> Iterator["Block"]:
         yield from self._entities(name, rows) if self.has_entities else self._words(name, rows)
