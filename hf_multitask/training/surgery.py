@@ -7,7 +7,7 @@ K gradients, K times the backbone's size; their Gramian [K, K] gives TorchJD's w
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import combinations, combinations_with_replacement
 from typing import Any
 
@@ -36,14 +36,9 @@ def build_weighting(name: str) -> nn.Module:
     if name == "sum":
         return PlainSum()
     try:
-        from torchjd import Stateful, aggregation
+        classes = _weightings()
     except ImportError as error:
         raise ImportError(f"surgery {name!r} needs TorchJD: pip install hf-multitask[torchjd]") from error
-    classes = {
-        key.removesuffix("Weighting").lower(): value
-        for key, value in vars(aggregation).items()
-        if key.endswith("Weighting") and key != "Weighting" and not issubclass(value, Stateful)
-    }
     if name.lower() not in classes:
         raise ValueError(f"surgery {name!r} is unknown; {nearest(name.lower(), ['sum', *classes])}")
     try:
@@ -52,6 +47,27 @@ def build_weighting(name: str) -> nn.Module:
     except Exception as error:
         raise ValueError(f"surgery {name!r} cannot be used as it is: {error}") from error
     return weighting
+
+
+def surgery_names() -> list[str]:
+    """All that `surgery` can be and that changes the gradients, or measures them; TorchJD must be installed."""
+    names = []
+    for name in dict.fromkeys(["sum", *_weightings()]):
+        with suppress(ValueError):
+            build_weighting(name)
+            names.append(name)
+    return names
+
+
+def _weightings() -> dict[str, type[nn.Module]]:
+    """TorchJD's weightings that keep nothing from step to step, by name."""
+    from torchjd import Stateful, aggregation
+
+    return {
+        key.removesuffix("Weighting").lower(): value
+        for key, value in vars(aggregation).items()
+        if key.endswith("Weighting") and key != "Weighting" and not issubclass(value, Stateful)
+    }
 
 
 class PlainSum(nn.Module):

@@ -33,6 +33,11 @@ _METHODS = {
 }
 
 
+def weighting_names() -> list[str]:
+    """All that `loss_weighting` can be."""
+    return ["fixed", *_METHODS]
+
+
 def build_scalarizer(name: str, count: int) -> nn.Module:
     """A method by its name: `uncertainty` (Kendall et al. 2018), `dynamic_weight_average` (Liu et al. 2019), `famo`
     (Liu et al. 2023), `imtl` (Liu et al. 2021), `geometric_mean` or `random`.
@@ -45,7 +50,7 @@ def build_scalarizer(name: str, count: int) -> nn.Module:
         ImportError: TorchJD is not installed.
     """
     if name not in _METHODS:
-        raise ValueError(f"loss_weighting {name!r} is unknown; {nearest(name, ['fixed', *_METHODS])}")
+        raise ValueError(f"loss_weighting {name!r} is unknown; {nearest(name, weighting_names())}")
     try:
         from torchjd import scalarization
     except ImportError as error:

@@ -203,7 +203,7 @@ def snippet(card: str) -> str:
     return code
 
 
-@pytest.mark.parametrize("kind", ["ours", "plain", "going on"])
+@pytest.mark.parametrize("kind", [pytest.param("ours", marks=pytest.mark.slow), "plain", "going on"])
 def test_the_cards_snippet_loads_what_was_trained(
     make: Any, base: Path, plain: Path, tmp_path: Path, run_python: Callable, kind: str
 ) -> None:

@@ -1,6 +1,4 @@
-import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,14 +108,6 @@ def test_labels_diverge_each_as_a_bernoulli_variable() -> None:
     torch.testing.assert_close(TASK.divergences(z, w).double(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_equal_outputs_have_no_divergence_and_no_gradient() -> None:
-    z = torch.randn(4, 3, requires_grad=True)
-    divergence = TASK.divergences(z, z.detach().clone())
-    divergence.sum().backward()
-    assert not divergence.any()
-    assert not z.grad.any()
-
-
 # ---- What is said ----
 
 
@@ -161,20 +151,3 @@ def test_the_pipeline_gives_all_labels_scored_as_transformers_own_does(tokenizer
         [i for i, z in enumerate(row) if z >= 0] for row in logits.tolist()
     ]
     assert pipe(("a film", "the cat"))["moods"] == pipe(["a film", "the cat"], task="moods")
-
-
-def test_it_loads_without_the_package_with_its_thresholds(tokenizer: Any, tmp_path: Path, run_python: Callable) -> None:
-    tiny_model({"moods": {**MOODS, "thresholds": [0.5, 0.0, 1.0]}}).save_pretrained(tmp_path / "saved")
-    tokenizer.save_pretrained(tmp_path / "saved")
-    code = """
-import json, sys
-sys.modules["hf_multitask"] = None
-from transformers import pipeline
-pipe = pipeline("multi-task", model=sys.argv[1], trust_remote_code=True)
-print(json.dumps(pipe(["a good film", "the cat"], task="moods")))
-"""
-    run = run_python(code, tmp_path / "saved")
-    assert run.returncode == 0, run.stderr[-2000:]
-    here = pipeline("multi-task", model=str(tmp_path / "saved"))
-    assert json.loads(run.stdout) == here(["a good film", "the cat"], task="moods")
-    assert all("grief" in [each["label"] for each in row] for row in json.loads(run.stdout))

@@ -1,8 +1,5 @@
 """The pipeline over tasks that read words."""
 
-import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,19 +103,3 @@ def test_for_one_task_it_is_what_transformers_calls_a_token_classification(pipe:
     assert bound.task == "token-classification"
     assert bound.model.config.id2label[1] == "B-animal"
     assert bound(TEXT) == about(pipe(TEXT, task="ner"))
-
-
-def test_without_the_package_a_saved_model_says_the_same(
-    pipe: MultiTaskPipeline, tmp_path: Path, run_python: Callable
-) -> None:
-    pipe.save_pretrained(tmp_path / "saved")
-    code = """
-import json, sys
-sys.modules["hf_multitask"] = None
-from transformers import pipeline
-pipe = pipeline("multi-task", model=sys.argv[1], trust_remote_code=True)
-print(json.dumps(pipe(sys.argv[2], task="ner")))
-"""
-    run = run_python(code, tmp_path / "saved", TEXT)
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert json.loads(run.stdout) == about(pipe(TEXT, task="ner"))

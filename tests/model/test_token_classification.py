@@ -198,14 +198,6 @@ def test_one_task_of_a_model_is_called_with_words_or_without() -> None:
     assert by_word.loss.isfinite()
 
 
-def test_tasks_come_and_go() -> None:
-    model = tiny_model({"sst": TASKS["sst"]})
-    model.add_task("ner", NER)
-    assert model(torch.arange(5, 10).reshape(1, 5), task="ner").logits.shape == (1, 5, 4)
-    model.drop_task("ner")
-    assert list(model.heads) == ["sst"]
-
-
 # ---- What is said ----
 
 

@@ -157,30 +157,6 @@ def test_the_proximal_point_is_the_divergence_from_where_the_model_was(make_batc
 SMART = {"weight": 0.5, "epsilon": 0.2, "sigma": 0.1, "eta": 0.3}
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"smart": SMART, "proximal": {"weight": 0.3, "use_average": True}},
-        {"surgery": "pcgrad", "smart": SMART},
-        {"loss_weighting": "uncertainty"},
-        {"schedule": "adaptive_sampling", "packing": "off", "bf16": True},
-    ],
-    ids=["smart and proximal", "surgery", "weighting", "sampling"],
-)
-def test_a_run_that_is_resumed_is_the_whole_one_bit_for_bit(make: Any, tmp_path: Path, settings: Any) -> None:
-    settings = {**settings, "max_steps": 4, "save_steps": 2, "logging_steps": 1}
-    whole = make(**settings)
-    whole.train()
-    logged = [entry for entry in whole.state.log_history if "loss_topics" in entry]
-    for entry in logged:
-        assert all(np.isfinite(entry[f"loss_{name}"]) for name in NAMES if f"loss_{name}" in entry)
-        assert not settings.get("smart") or all(entry[f"smart_{name}"] >= 0 for name in NAMES)
-    resumed = make(**settings, output_dir=str(tmp_path / "again"))
-    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
-    for key, value in whole.model.state_dict().items():
-        assert torch.equal(resumed.model.state_dict()[key], value), key
-
-
 def test_it_learns_and_is_evaluated_and_reloaded(make: Any, tmp_path: Path, tokenizer: Any) -> None:
     # Every set of labels: the text names them.
     sets = [[label for place, label in enumerate(LABELS) if number >> place & 1] for number in range(16)]
@@ -231,20 +207,6 @@ def test_labels_of_a_step_that_is_not_finite_are_written_down(make: Any, tmp_pat
     written = (tmp_path / "out" / "_nonfinite_losses.jsonl").read_text()
     assert '"task": "topics"' in written
     assert '"label": [' in written
-
-
-@pytest.mark.parametrize("freeze", [False, True])
-def test_a_task_is_added_and_dropped_and_the_backbone_can_be_frozen(make: Any, freeze: bool) -> None:
-    model = tiny_model({"sst": TASKS["sst"]})
-    for name in NAMES:
-        model.add_task(name, TABLE[name])
-    model.drop_task("sst")
-    if freeze:
-        model.freeze_backbone()
-    before = model.backbone.embeddings.word_embeddings.weight.clone()
-    data = {name: part for name, part in rows(8).items() if name in NAMES}
-    make(data, data, model, max_steps=2).train()
-    assert torch.equal(model.backbone.embeddings.word_embeddings.weight, before) == freeze
 
 
 # ---- Thresholds ----

@@ -102,6 +102,10 @@ def test_two_processes_train_as_one_does_with_the_whole_batch(make_trainer, tmp_
     for name in ("eval_sst_accuracy", "eval_quora_accuracy", "eval_sts_pearson"):
         assert two["metrics"][name] == pytest.approx(metrics[name], abs=1e-4), name
 
+
+@pytest.mark.slow
+def test_two_processes_go_on_where_they_stopped(tmp_path: Path, tokenizer: Any) -> None:
+    (two,) = run_two_processes(tmp_path / "two", tokenizer, [SETTINGS])
     # Step 5 is in the middle of the second epoch of four steps.
     (resumed,) = run_two_processes(tmp_path / "two", tokenizer, [SETTINGS], str(tmp_path / "two" / "checkpoint-5"))
     assert resumed["losses"] == two["losses"]

@@ -132,7 +132,7 @@ def test_the_same_seed_is_the_same_run_and_another_is_not(make_trainer) -> None:
     assert losses[0] == losses[1] != losses[2]
 
 
-@pytest.mark.parametrize("stop", [3, 5, 8])
+@pytest.mark.parametrize("stop", [pytest.param(3, marks=pytest.mark.slow), 5, 8])
 @every_schedule
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     make_trainer, tmp_path: Path, schedule: dict, stop: int

@@ -91,7 +91,14 @@ def test_famo_is_told_the_losses_of_the_same_batch_after_the_update(make_trainer
         torch.testing.assert_close(after, before)
 
 
-@pytest.mark.parametrize("method", METHODS)
+# The others remember nothing from step to step, or as one of these does.
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=[] if name in ("uncertainty", "dynamic_weight_average", "famo") else pytest.mark.slow)
+        for name in METHODS
+    ],
+)
 def test_every_method_trains_and_resumes_bit_for_bit(make_trainer, tmp_path: Path, method: str) -> None:
     settings = {
         "loss_weighting": method,
