@@ -8,10 +8,10 @@ from typing import Any, get_args
 import pytest
 
 from hf_multitask import MultiTaskTrainer
-from hf_multitask.arguments import MultiTaskArguments, ScheduleName
 from hf_multitask.training.smart import SmartArguments
 from hf_multitask.training.surgery import surgery_names
 from hf_multitask.training.weighting import weighting_names
+from hf_multitask_cli.arguments import MultiTaskArguments, ScheduleName
 from tests.matrix.kinds import PERTURBED, Kind, as_id, choices, every_kind_mixed
 
 Logs = list[dict[str, float]]

@@ -9,10 +9,10 @@ import pytest
 from datasets import Dataset
 
 from hf_multitask import MultiTaskTrainer, MultiTaskTrainingArguments
-from hf_multitask.arguments import defaults_of
 from hf_multitask.data.checking import standard_columns
 from hf_multitask.data.preparation import prepare
 from hf_multitask.data.sources import Source
+from hf_multitask_cli.arguments import defaults_of
 from tests.matrix.kinds import MAX_LENGTH, TRAINED, TRAINING, Kind, every_kind
 
 BAD = 3
