@@ -1,13 +1,18 @@
-"""The shared encoder as transformers has it: which Auto class builds it, and which arguments its forward takes."""
+"""The shared encoder as transformers has it: which Auto class builds it, what heads are built for it, and which arguments
+its forward takes.
+"""
 
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
+from torch import nn
 from transformers import AutoModel, AutoModelForTextEncoding, PreTrainedConfig, PreTrainedModel
 from transformers.utils import TransformersKwargs
 
 from .messages import nearest
+from .task_config import TaskConfig
 
 # Encoder-decoders whose encoder is a model of its own; their configuration says that it is no encoder-decoder.
 _WITH_DECODER = ("t5", "mt5", "umt5")
@@ -29,6 +34,26 @@ def encoder_class(encoder_config: PreTrainedConfig) -> tuple[Any, dict[str, bool
         classes = classes[0]
     takes_it = classes is not None and "add_pooling_layer" in inspect.signature(classes).parameters
     return auto, {"add_pooling_layer": False} if takes_it else {}
+
+
+def new_head(name: str, task: TaskConfig, hidden_size: int, encoder: PreTrainedModel) -> nn.Module:
+    """A new head for a task of a name.
+
+    Raises:
+        ValueError: The kind reads the encoder's word embeddings, and it has none.
+    """
+    build: Any = task.build_head
+    if not task.READS_VOCABULARY:
+        return build(hidden_size)
+    words: Any = None
+    with suppress(NotImplementedError):  # CANINE has no table of words, but hashes of characters.
+        words = encoder.get_input_embeddings()
+    if not isinstance(words, nn.Embedding):
+        raise ValueError(
+            f"task {name!r}: a {task.type} reads the encoder's word embeddings, and a {encoder.config.model_type} "
+            "backbone has none: choose another encoder."
+        )
+    return build(hidden_size, embedding_size=words.embedding_dim)
 
 
 class EncoderArguments:

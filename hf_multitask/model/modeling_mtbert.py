@@ -13,7 +13,7 @@ from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_mtbert import MultiTaskBertConfig, TaskConfig, read_backbone_config
-from .encoder import EncoderArguments, encoder_class
+from .encoder import EncoderArguments, encoder_class, new_head
 from .outputs import MultiTaskOutput, TaskOutput
 from .own_types import save_own_types
 from .packing import can_pack, encode_packed, pad, unpack
@@ -66,7 +66,7 @@ class MultiTaskBertModel(PreTrainedModel):
             backbone = auto.from_config(config.encoder_config, **options)
         self.backbone = backbone
         self._arguments = EncoderArguments(backbone, own=list(signature(MultiTaskBertModel.forward).parameters)[1:-1])
-        self.heads = nn.ModuleDict({name: task.build_head(config.hidden_size) for name, task in config.tasks.items()})
+        self.heads = nn.ModuleDict({name: new_head(name, task, config.hidden_size, backbone) for name, task in config.tasks.items()})
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -185,10 +185,15 @@ class MultiTaskBertModel(PreTrainedModel):
         """Adds a task with a new head; everything else stays as it is.
 
         Raises:
-            ValueError: The name or the task is not valid, or the name is there already.
+            ValueError: The name or the task is not valid, the name is there already, or the encoder lacks what the head
+                reads.
         """
         self.config.add_task(name, task)
-        head = self.config.tasks[name].build_head(self.config.hidden_size)
+        try:
+            head = new_head(name, self.config.tasks[name], self.config.hidden_size, self.backbone)
+        except ValueError:
+            del self.config.tasks[name]
+            raise
         self.heads[name] = head.to(self.device, self.dtype).train(self.training)
 
     def drop_task(self, name: str) -> None:

@@ -333,7 +333,9 @@ class MultiTaskPipeline(Pipeline):
         """Predictions for each row."""
         rows: list[dict[str, Any]] = [{} for _ in range(outputs["count"])]
         for name, logits in outputs["logits"].items():
-            predicted = self.model.config.tasks[name].predictions_for(outputs["rows"][name], logits, top_k)
+            task: TaskConfig = self.model.config.tasks[name]
+            beside = {"tokenizer": self.tokenizer} if task.READS_VOCABULARY else {}
+            predicted = task.predictions_for(outputs["rows"][name], logits, top_k, **beside)
             for (row, place), prediction in zip(outputs["places"][name], predicted, strict=True):
                 if place is None:
                     rows[row][name] = prediction

@@ -127,7 +127,8 @@ class TaskConfig:
     PREDICTION_KEYS: ClassVar[tuple[str, ...]] = ()
     # Whether a head reads the states of all tokens, and not one embedding of each sequence.
     READS_TOKENS: ClassVar[bool] = False
-    # Whether a head reads the encoder's word embeddings too, [vocabulary, E]: what it says is words.
+    # Whether a head reads the encoder's word embeddings too, [vocabulary, E]: what it says is words. By keyword,
+    # `build_head` then gets E, as `embedding_size`, and `predictions_for` the `tokenizer`.
     READS_VOCABULARY: ClassVar[bool] = False
     # Whether rows have any number of sequences, and not `sequences_per_row`.
     SEQUENCES_VARY: ClassVar[bool] = False
