@@ -170,14 +170,15 @@ def _bars(trainer: MultiTaskTrainer, instead: TaskProgressCallback | None) -> It
 def trivial_scores(tasks: Mapping[str, TaskConfig], data: PreparedData, split: str) -> dict[str, Metrics]:
     """By task, the metrics on a split of a predictor that knows the labels of `train` alone.
 
-    Tasks that have no rows of both are not there.
+    Tasks that have no rows of both are not there, nor those whose kind has no such predictor.
     """
     train = data.rows.get("train", {})
-    return {
+    found = {
         name: evaluation_of(tasks[name]).trivial(_labels(train[name]), evaluation_of(tasks[name]).labels_of(rows))
         for name, rows in data.rows.get(split, {}).items()
         if name in train
     }
+    return {name: metrics for name, metrics in found.items() if metrics}
 
 
 def _labels(rows: Dataset | StreamedRows) -> Any:

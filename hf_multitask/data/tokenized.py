@@ -76,7 +76,7 @@ def check_tokenized(
             rows, numbers = rows.select(np.flatnonzero(~found.are_bad)), numbers[~found.are_bad]
             cut = rows
     by_id = 0
-    if _names(label) <= {*cut.column_names} and len(cut):
+    if task.HAS_LABELS and _names(label) <= {*cut.column_names} and len(cut):
         cut, with_bad_labels, by_id = _with_checked_labels(cut, task, label, label_map)
         bad += [BadRow(int(numbers[row.row - 1]), row.problem) for row in with_bad_labels]
         numbers = np.delete(numbers, [row.row - 1 for row in with_bad_labels])

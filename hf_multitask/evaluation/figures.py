@@ -243,6 +243,15 @@ def trace_figure(traces: Mapping[str, pd.Series], ylabel: str, logarithmic: bool
         return figure
 
 
+def histogram_figure(shares: np.ndarray, xlabel: str, ylabel: str) -> Figure:
+    """How values from 0 to 1 are spread, in 20 bars whose heights sum to 1."""
+    with _axes() as (figure, axes):
+        weights = np.full(len(shares), 1 / max(len(shares), 1))
+        axes.hist(shares, bins=20, range=(0, 1), weights=weights, color="0.75", edgecolor="black")
+        axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1))
+        return figure
+
+
 def interval_figure(table: pd.DataFrame, xlabel: str) -> Figure:
     """Values with their intervals, a line each, below its name.
 

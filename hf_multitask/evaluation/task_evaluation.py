@@ -198,7 +198,7 @@ class TaskEvaluation:
         raise NotImplementedError
 
     def trivial(self, train_labels: Any, labels: np.ndarray) -> Metrics:
-        """The metrics of that predictor."""
+        """The metrics of that predictor; none where a kind has no such."""
         if not self.chosen:
             return {}
         return self.score(np.stack([self.constant(train_labels)] * len(labels)), labels)

@@ -172,7 +172,8 @@ class HealthWarnings(TrainerCallback):
     def add(self, logits: Mapping[str, Tensor]) -> None:
         """Counts the outputs of a training batch, [B, ...] by task."""
         for name, output in logits.items():
-            each = self._tasks[name].each_output(output.detach().float())
+            # First, since a kind may take a part of them.
+            each = self._tasks[name].each_output(output.detach()).float()
             if not len(each):
                 continue
             low, high = each.aminmax(dim=0)
