@@ -1,5 +1,6 @@
 """The evaluations of this package: importing one registers it. Whoever takes `evaluation_of` from here has all."""
 
+from hf_multitask.evaluation.masked_language_modeling import MaskedLanguageEvaluation as MaskedLanguageEvaluation
 from hf_multitask.evaluation.multi_label_classification import MultiLabelEvaluation as MultiLabelEvaluation
 from hf_multitask.evaluation.regression import RegressionEvaluation as RegressionEvaluation
 from hf_multitask.evaluation.single_label_classification import SingleLabelEvaluation as SingleLabelEvaluation

@@ -1,5 +1,6 @@
 """The kinds of task that this package has: importing one registers it. Whoever takes `TaskConfig` from here has all."""
 
+from .masked_language_modeling import MaskedLanguageModeling as MaskedLanguageModeling
 from .multi_label_classification import MultiLabelClassification as MultiLabelClassification
 from .regression import Regression as Regression
 from .single_label_classification import SingleLabelClassification as SingleLabelClassification
