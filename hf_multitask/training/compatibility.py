@@ -161,8 +161,9 @@ def check_optimizer(args: MultiTaskTrainingArguments, kwargs: Mapping[str, Any])
         ) from error
 
 
-def check_model(model: Any) -> None:
-    """Refuses what is no model of several tasks, or an adapter of one that could not be trained or loaded again.
+def check_model(model: Any, args: MultiTaskTrainingArguments | None = None) -> None:
+    """Refuses what is no model of several tasks, an adapter of one that could not be trained or loaded again, or tasks
+    that could not be trained as the arguments of a run say.
 
     Raises:
         ValueError: It is such a thing.
@@ -171,6 +172,13 @@ def check_model(model: Any) -> None:
         raise ValueError(f"model must be a MultiTaskBertModel, as from_backbone gives it, not {type(model).__name__}.")
     if not getattr(model.config, "return_dict", True):
         raise ValueError("model.config.return_dict must be true in training, which reads outputs by name.")
+    if getattr(getattr(args, "deepspeed_plugin", None), "zero_stage", 0) == 3:
+        for name, task in model.config.tasks.items():
+            if task.READS_VOCABULARY:
+                raise ValueError(
+                    f"task {name!r}: a {task.type} reads the word embeddings beside the encoder, where DeepSpeed's ZeRO "
+                    "stage 3 has not gathered them: use stage 2, or FSDP."
+                )
     check_adapter(model)
 
 

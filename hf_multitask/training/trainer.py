@@ -100,7 +100,7 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
         **kwargs: Any,
     ) -> None:
         args = settled_arguments(args, kwargs)
-        check_model(model)
+        check_model(model, args)
         # A batch's sequences do not split along their first dimension: one process, one device.
         args._setup_devices  # noqa: B018  (finds the devices)
         args._n_gpu = min(args._n_gpu, 1)
