@@ -104,7 +104,9 @@ class MaskedLanguageModeling(TaskConfig):
         """
         mask, special = _mask_token(tokenizer), set(tokenizer.all_special_ids)
         texts = [[int(token) for token in row["input_ids"]] for row in rows]
-        random = Random(blake2b(repr(texts).encode()).digest())
+        # With their numbers, rows of the same text are masked in different ways.
+        known = repr([(row.get("row"), ids) for row, ids in zip(rows, texts, strict=True)])
+        random = Random(blake2b(known.encode()).digest())
         output = []
         for row, ids in zip(rows, texts, strict=True):
             places = [place for place, token in enumerate(ids) if token not in special]
