@@ -1,5 +1,5 @@
-"""The shared encoder as transformers has it: which Auto class builds it, what heads are built for it, and which arguments
-its forward takes.
+"""The shared encoder as transformers has it: which Auto class builds it, what heads are built for it, and which
+arguments its forward takes.
 """
 
 import inspect

@@ -39,9 +39,9 @@ class MaskedLanguageModeling(TaskConfig):
     Args:
         mask_probability: The share of a text's tokens that are chosen, above 0 and below 1; of each text at least one.
 
-    A chosen token becomes the mask token in 8 of 10 cases and another token in 1, and stays as it is in 1 (Devlin et al.
-    2019, section 3.1). Special tokens are never chosen. Choices follow from the rows that are in a batch together: they
-    differ from epoch to epoch, and a run that is resumed, or an evaluation that is repeated, makes the same ones.
+    A chosen token becomes the mask token in 8 of 10 cases and another token in 1, and stays as it is in 1 (Devlin et
+    al. 2019, section 3.1). Special tokens are never chosen. Choices follow from the rows that are in a batch together:
+    they differ from epoch to epoch, and a run that is resumed, or an evaluation that is repeated, makes the same ones.
 
     Only chosen tokens are computed, by a head whose output layer is the encoder's word embeddings themselves. A loss is
     a mean over tokens, and a row's counts by their number; a row of nothing but special tokens teaches nothing.

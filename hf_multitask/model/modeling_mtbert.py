@@ -66,7 +66,9 @@ class MultiTaskBertModel(PreTrainedModel):
             backbone = auto.from_config(config.encoder_config, **options)
         self.backbone = backbone
         self._arguments = EncoderArguments(backbone, own=list(signature(MultiTaskBertModel.forward).parameters)[1:-1])
-        self.heads = nn.ModuleDict({name: new_head(name, task, config.hidden_size, backbone) for name, task in config.tasks.items()})
+        self.heads = nn.ModuleDict(
+            {name: new_head(name, task, config.hidden_size, backbone) for name, task in config.tasks.items()}
+        )
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -176,8 +176,8 @@ def check_model(model: Any, args: MultiTaskTrainingArguments | None = None) -> N
         for name, task in model.config.tasks.items():
             if task.READS_VOCABULARY:
                 raise ValueError(
-                    f"task {name!r}: a {task.type} reads the word embeddings beside the encoder, where DeepSpeed's ZeRO "
-                    "stage 3 has not gathered them: use stage 2, or FSDP."
+                    f"task {name!r}: a {task.type} reads the word embeddings beside the encoder, where DeepSpeed's "
+                    "ZeRO stage 3 has not gathered them: use stage 2, or FSDP."
                 )
     check_adapter(model)
 

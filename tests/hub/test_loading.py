@@ -22,6 +22,7 @@ CODE = {"configuration_mtbert.py", "modeling_mtbert.py", "pipeline_mtbert.py", "
 CODE |= {"dropout.py", "encoder.py", "messages.py", "outputs.py", "own_types.py", "positions.py", "weights.py"}
 CODE |= {"labels.py", "multi_label_classification.py", "regression.py", "single_label_classification.py"}
 CODE |= {"task_config.py", "task_types.py"}
+CODE |= {"masked_language_modeling.py"}
 CODE |= {
     "pipeline_inputs.py",
     "pipeline_reading.py",

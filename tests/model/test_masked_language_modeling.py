@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch.distributions import Categorical, kl_divergence
 from torch.nn import functional as F
@@ -33,7 +34,7 @@ def test_the_table_says_the_share() -> None:
     assert TaskConfig.from_dict({**MLM, "mask_probability": 0.3}).to_dict()["mask_probability"] == 0.3
     assert not TASK.differences(TaskConfig(**MLM, mask_probability=0.3))
     for value in (0, 1, -0.1, "0.2", True, float("nan")):
-        with pytest.raises(ValueError, match="mask_probability .* must be a number above 0 and below 1"):
+        with pytest.raises(ValueError, match=r"mask_probability .* must be a number above 0 and below 1"):
             TaskConfig(**MLM, mask_probability=value)
     with pytest.raises(ValueError, match="texts must be 1, the number of texts in a row of masked_language_modeling"):
         TaskConfig(**MLM, texts=2)
@@ -44,7 +45,8 @@ def test_the_table_says_the_share() -> None:
 
 def test_a_share_of_each_texts_tokens_is_chosen_at_least_one_and_never_a_special_one(tokenizer: Any) -> None:
     texts = [" ".join(["cat"] * count) for count in (1, 3, 10, 20, 40)] + ["cat unheard [MASK] [SEP]"]
-    for row, changed in zip(rows_of(tokenizer, texts), TASK.batch_rows(rows_of(tokenizer, texts), tokenizer)):
+    rows = rows_of(tokenizer, texts)
+    for row, changed in zip(rows, TASK.batch_rows(rows, tokenizer), strict=True):
         ordinary = [place for place, token in enumerate(row["input_ids"]) if token >= 5]
         assert len(changed["masked"]) == len(changed["label"]) == max(1, round(0.15 * len(ordinary)))
         assert set(changed["masked"]) <= set(ordinary)
@@ -140,7 +142,9 @@ def test_embeddings_may_be_smaller_than_states(encoder: Any) -> None:
 
 def test_an_encoder_without_word_embeddings_is_refused() -> None:
     config = CanineConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
-    refusal = "task 'mlm': a masked_language_modeling reads the encoder's word embeddings, and a canine backbone has none"
+    refusal = (
+        "task 'mlm': a masked_language_modeling reads the encoder's word embeddings, and a canine backbone has none"
+    )
     with pytest.raises(ValueError, match=refusal):
         MultiTaskBertModel(MultiTaskBertConfig(encoder_config=config, tasks={"mlm": MLM}))
     model = MultiTaskBertModel(MultiTaskBertConfig(encoder_config=config, tasks={"sst": TASKS["sst"]}))
@@ -269,7 +273,8 @@ def test_the_word_embeddings_gradient_is_that_of_both_their_uses(batch_of) -> No
                 loss = loss - naive_head(model.heads["mlm"], states[place], said).log_softmax(-1)[label]
                 count += 1
     first, second = torch.autograd.grad(loss / count, [read, said])
-    assert first.any() and second.any()
+    assert first.any()
+    assert second.any()
     torch.testing.assert_close(found, first + second, rtol=1e-3, atol=1e-5)
 
 
@@ -277,10 +282,9 @@ def test_surgery_has_both_uses_in_the_tasks_gradient(batch_of) -> None:
     model, batch = tiny_model({"mlm": MLM, "sst": TASKS["sst"]}), batch_of(False)
     plain = gradients_of(model, sum(model(**batch).losses.values()))
     model.zero_grad()
-    from accelerate import Accelerator
-
-    surgery = GradientSurgery(build_weighting("sum"), model.backbone.parameters(), ["mlm", "sst"], Accelerator(cpu=True))
-    for name in ("mlm", "sst"):
+    names = ["mlm", "sst"]
+    surgery = GradientSurgery(build_weighting("sum"), model.backbone.parameters(), names, Accelerator(cpu=True))
+    for name in names:
         part = select_rows(batch, {name: torch.arange(len(batch["labels"][name]))}, model.config.tasks)
         with surgery.collecting(name):
             model(**part).loss.backward()
@@ -295,7 +299,8 @@ def test_a_frozen_encoder_leaves_the_head_to_learn(batch_of) -> None:
     model = tiny_model({"mlm": MLM, "sst": TASKS["sst"]})
     model.freeze_backbone()
     gradients = gradients_of(model, model(**batch_of(True)).loss)
-    assert gradients and all(name.startswith("heads.") for name in gradients)
+    assert gradients
+    assert all(name.startswith("heads.") for name in gradients)
 
 
 def test_the_word_embeddings_are_saved_once_and_may_grow(tmp_path: Any) -> None:

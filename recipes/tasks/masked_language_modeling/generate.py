@@ -1,7 +1,7 @@
 """Generate the texts of `masked_language_modeling.yaml`: reviews of the quickstart's grammar, without their verdicts.
 
-`python recipes/tasks/masked_language_modeling/generate.py` recreates both files byte for byte, from a seed and the standard
-library alone. A review's content is held out as the quickstart's is.
+`python recipes/tasks/masked_language_modeling/generate.py` recreates both files byte for byte, from a seed and the
+standard library alone. A review's content is held out as the quickstart's is.
 """
 
 import argparse
