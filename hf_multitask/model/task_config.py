@@ -146,6 +146,8 @@ class TaskConfig:
     TAKES_COLUMNS: ClassVar[bool] = False
     # Whether outputs for the same rows lie apart in a way that SMART and the proximal point could keep small.
     HAS_DIVERGENCE: ClassVar[bool] = True
+    # Whether a row's loss and divergence depend on the other rows of its batch: see `processes.py`.
+    COUPLES_ROWS: ClassVar[bool] = False
     # Of transformers' pipelines, the one that `MultiTaskPipeline.for_task` passes for; None: none.
     PIPELINE_TASK: ClassVar[str | None] = None
     # Of a row's label, as it is collated.

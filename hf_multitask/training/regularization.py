@@ -1,14 +1,17 @@
-"""The terms that a step's loss has beside the tasks' own: SMART and the proximal point."""
+"""A step's passes: the model's own, and those of the terms that its loss has beside the tasks', SMART and the proximal
+point."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hf_multitask.model.modeling_mtbert import MultiTaskOutput
+from hf_multitask.model.processes import rows_together
 from hf_multitask.training.perturbation import random_state
 from hf_multitask.training.proximal import ProximalPoint
 from hf_multitask.training.smart import Smart, SmartOutput
@@ -35,10 +38,18 @@ class Regularization:
     Args:
         accelerator: Gives the precision of the passes.
         smart, proximal: The regularisers, if any.
+        coupling: The tasks whose rows depend on each other. Those of all processes do, in steps in which each process
+            has rows of all these tasks, or none has.
     """
 
-    def __init__(self, accelerator: Accelerator, smart: Smart | None, proximal: ProximalPoint | None) -> None:
-        self._accelerator = accelerator
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        smart: Smart | None,
+        proximal: ProximalPoint | None,
+        coupling: Sequence[str] = (),
+    ) -> None:
+        self._accelerator, self._coupling = accelerator, coupling
         self._smart, self._proximal = smart, proximal
 
     def names(self, tasks: Mapping[str, Any]) -> list[str]:
@@ -57,6 +68,18 @@ class Regularization:
             step: Updates made so far.
             batch_size: Rows of each task in a batch, by which `reduction: sum` multiplies.
         """
+        with rows_together(self._are_together(inputs)):
+            return self._passes(model, inputs, step, batch_size)
+
+    def _are_together(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether all processes have rows of the same coupling tasks; else one would wait for another in vain."""
+        if self._accelerator.num_processes == 1 or not self._coupling:
+            return False
+        has_rows = torch.tensor([float(name in inputs["tasks"]) for name in self._coupling])
+        shares = self._accelerator.reduce(has_rows.to(self._accelerator.device), "mean")
+        return bool(((shares == 0) | (shares == 1)).all())
+
+    def _passes(self, model: nn.Module, inputs: dict[str, Any], step: int, batch_size: int) -> RegularizedOutput:
         smart = self._smart if self._smart and self._smart.applies(step) else None
         proximal = self._proximal if self._proximal and self._proximal.args.weight else None
         if smart is None and proximal is None:

@@ -157,7 +157,8 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
         args, names = self.args, list(self._tasks)
         smart = Smart(args.smart, self.model) if args.smart else None
         self._proximal = ProximalPoint(args.proximal, self.model) if args.proximal else None
-        self._regularization = Regularization(self.accelerator, smart, self._proximal)
+        coupling = [name for name, task in self._tasks.items() if task.COUPLES_ROWS]
+        self._regularization = Regularization(self.accelerator, smart, self._proximal, coupling)
         if loss_weighting is None and args.loss_weighting != "fixed":
             loss_weighting = build_scalarizer(args.loss_weighting, len(names))
         self._weighting = LossWeighting(loss_weighting, names, self.accelerator) if loss_weighting else None

@@ -17,6 +17,7 @@ from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.model.messages import nearest
 from hf_multitask.model.outputs import MultiTaskOutput
 from hf_multitask.model.plan import row_counts
+from hf_multitask.model.processes import rows_together
 from hf_multitask.training.checkpoints import checkpoint_file
 
 logger = logging.get_logger(__name__)
@@ -154,7 +155,10 @@ class LossWeighting(TrainerCallback):
         # Trainer clears the model's gradients only.
         self.scalarizer.zero_grad()
         if self._recompute is not None:
-            self.scalarizer.update(self._as_vector(self._recompute()))  # type: ignore[operator]
+            # Every process has rows of every task.
+            with rows_together():
+                losses = self._recompute()
+            self.scalarizer.update(self._as_vector(losses))  # type: ignore[operator]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 0:
