@@ -207,8 +207,10 @@ def label_figure(by_label: pd.DataFrame) -> Figure:
         return figure
 
 
-def trace_figure(traces: Mapping[str, pd.Series], ylabel: str, logarithmic: bool = False) -> Figure:
-    """Values of the log by step, each a line.
+def trace_figure(
+    traces: Mapping[str, pd.Series], ylabel: str, logarithmic: bool = False, xlabel: str = "step"
+) -> Figure:
+    """Values by step, or by what else `xlabel` says, each a line.
 
     Args:
         traces: By name, values with the steps as their index.
@@ -238,7 +240,7 @@ def trace_figure(traces: Mapping[str, pd.Series], ylabel: str, logarithmic: bool
                 axes.yaxis.set_minor_formatter(NullFormatter())
             else:
                 axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
-        axes.set(xlabel="step", ylabel=ylabel)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns)
         return figure
 
