@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.model.packing import pack
-from hf_multitask.model.plan import ABSENT, read_plan
+from hf_multitask.model.plan import ABSENT, in_sides, read_plan
 
 
 def rows_of_tokens(batch: Mapping[str, Any], task_configs: Mapping[str, TaskConfig]) -> tuple[Tensor, int]:
@@ -52,6 +52,7 @@ def select_rows(
     plan = read_plan(batch["tasks"], task_configs, len(real), real.device)
     kept = {name: plan[name][rows[name]] for name in batch["tasks"] if name in rows and len(rows[name])}
     tasks: dict[str, int | Tensor] = {}
+    are_planned = any(task_configs[name].SEQUENCES_VARY for name in kept)
     chosen, start = [], 0
     for name, numbers in kept.items():
         are_there = numbers != ABSENT
@@ -60,7 +61,8 @@ def select_rows(
             tasks[name] = order.masked_fill(~are_there, ABSENT)
             chosen.append(numbers[are_there])
         else:
-            tasks[name] = len(numbers)
+            count, sides = numbers.shape
+            tasks[name] = in_sides(count, sides, start, numbers.device) if are_planned else count
             chosen.append(numbers.T.flatten())
         start += len(chosen[-1])
     sequences = torch.cat(chosen)

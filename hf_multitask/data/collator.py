@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.model.packing import lay_out
-from hf_multitask.model.plan import numbered
+from hf_multitask.model.plan import in_sides, numbered
 from hf_multitask.model.rows import sequences_of
 
 
@@ -27,10 +27,10 @@ class MultiTaskCollator:
             from 1). The model does not take that: the trainer keeps it.
 
     A batch has `labels` (a tensor [B, ...] per task, where rows have labels), `tasks` (rows per task, in the order of
-    the sequences; of tasks whose rows have any number of them, which each row reads), `head_inputs` by task, where a
-    kind has any, and `input_ids`, `attention_mask` and, where an input has two segments, `token_type_ids`, each [S, L].
-    A task's first texts come before its second ones. `labels` comes first: what infers a batch's size from its first
-    tensor (accelerate, the evaluation loop) then counts rows and not sequences.
+    the sequences; or, where rows of one of them have any number of sequences, a plan of each: which its rows read),
+    `head_inputs` by task, where a kind has any, and `input_ids`, `attention_mask` and, where an input has two segments,
+    `token_type_ids`, each [S, L]. A task's first texts come before its second ones. `labels` comes first: what infers a
+    batch's size from its first tensor (accelerate, the evaluation loop) then counts rows and not sequences.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -47,13 +47,14 @@ class MultiTaskCollator:
         }
         sequences: list[dict[str, Any]] = []
         tasks: dict[str, int | Tensor] = {}
+        are_planned = any(self.task_configs[name].SEQUENCES_VARY for name in by_task)
         for name, rows in by_task.items():
             of_rows = [sequences_of(row) for row in rows]
             if self.task_configs[name].SEQUENCES_VARY:
                 tasks[name] = numbered([len(row) for row in of_rows], first=len(sequences))
                 sequences += chain.from_iterable(of_rows)
             else:
-                tasks[name] = len(rows)
+                tasks[name] = in_sides(len(rows), len(of_rows[0]), len(sequences)) if are_planned else len(rows)
                 sequences += chain.from_iterable(zip(*of_rows, strict=True))
 
         batch = lay_out(sequences, self.tokenizer, self.packing)

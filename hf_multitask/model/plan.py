@@ -36,14 +36,26 @@ def numbered(counts: Sequence[int], first: int = 0) -> Tensor:
     return numbers.masked_fill(steps >= sizes.unsqueeze(1), ABSENT)
 
 
+def in_sides(rows: int, sides: int, first: int = 0, device: Any = None) -> Tensor:
+    """The plan of rows whose first sequences stand one after the other, then their second ones, and so on.
+
+    Args:
+        rows: B.
+        sides: N, how many sequences each row has.
+        first: The number of the first one.
+        device: Of the plan.
+    """
+    return torch.arange(first, first + sides * rows, device=device).view(sides, rows).T
+
+
 def read_plan(
     tasks: Mapping[str, int | Tensor], table: Mapping[str, TaskConfig], total: int, device: Any
 ) -> dict[str, Tensor]:
     """By task, the numbers of the sequences that each row reads, int64 [B, N]; -1 where a row reads fewer.
 
     Args:
-        tasks: By task such a plan; or the number of its rows, if the sequences stand in the order of `tasks` and each
-            task has the first ones of all its rows, then the second ones.
+        tasks: By task such a plan; or, of all tasks, the number of its rows, if the sequences stand in the order of
+            `tasks` and each task has the first ones of all its rows, then the second ones.
         table: The tasks.
         total: S.
         device: Of the batch.
@@ -67,9 +79,11 @@ def read_plan(
         if task.SEQUENCES_VARY:
             raise ValueError(f"task {name!r}: rows of {task.type} need a plan, [B, N], not their number.")
         counts[name] = rows * task.sequences_per_row
-        # Sides are rows of the range, so that a row's sequences stand in a column of it.
-        plan[name] = torch.arange(first, first + counts[name], device=device).view(task.sequences_per_row, rows).T
+        plan[name] = in_sides(rows, task.sequences_per_row, first, device)
         first += counts[name]
+    if counts and len(counts) < len(tasks):
+        # How many sequences stand before theirs is not known.
+        raise ValueError(f"tasks {', '.join(map(repr, counts))}: where one task has a plan, [B, N], all need one.")
     if len(counts) == len(tasks) and (first != total or not total or not all(counts.values())):
         raise ValueError(f"{total} sequences do not fit the tasks' rows {dict(tasks)}, which read {counts}.")
     return plan
