@@ -53,7 +53,7 @@ if __name__ == "__main__":
 from datasets import disable_progress_bars
 from transformers import pipeline
 
-from hf_multitask.data.checking import BadRow, matching_text_columns, row_checker
+from hf_multitask.data.checking import BadRow, Columns, matching_text_columns, row_checker
 from hf_multitask.data.loading import listed
 from hf_multitask.data.sources import read_file
 from hf_multitask.model.configuration_mtbert import TaskConfig
@@ -116,14 +116,30 @@ def _json_columns(text: str, where: str) -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
+def wanted_columns(columns: Mapping[str, Sequence[Any]], task: TaskConfig, given: list[str] | None) -> Columns:
+    """From standard names of columns to those that are read.
+
+    Candidates are told apart in training, as those that are right and wrong; here they may be one list beside a text.
+
+    Raises:
+        ValueError: They do not fit the task.
+    """
+    forms, names = task.text_columns, given or ["text", "candidates"]
+    if "texts" in forms.values() and len(names) == 2:
+        values = columns.get(names[1], ())
+        if names[0] in columns and any(isinstance(value, list) for value in values):
+            return dict(zip([next(iter(forms)), list(forms)[-1]], names, strict=True))
+    try:
+        return matching_text_columns(task, given or [], list(columns))
+    except ValueError as error:
+        raise ValueError(f"--{error}") from error
+
+
 def texts_of(
     columns: Mapping[str, Sequence[Any]], task: TaskConfig, given: list[str] | None, where: str
 ) -> tuple[list[Any], list[str]]:
     """The texts, or pairs of texts, to predict for, and of each row what is wrong with it, empty where nothing is."""
-    try:
-        wanted = matching_text_columns(task, given or [], list(columns))
-    except ValueError as error:
-        raise ValueError(f"--{error}") from error
+    wanted = wanted_columns(columns, task, given)
     names = [name for column in wanted.values() for name in ([column] if isinstance(column, str) else column)]
     for column in names:
         if column not in columns:
@@ -134,7 +150,10 @@ def texts_of(
     checked = row_checker(None, task, wanted)(batch, list(range(len(batch[names[0]]))))
     read = {column: batch[str(wanted[column])] if column in raw else checked[column] for column in wanted}
     rows = [dict(zip(read, values, strict=True)) for values in zip(*read.values(), strict=True)]
-    return [as_input(task, row) for row in rows], checked["problem"]
+    texts, problems = [as_input(task, row) for row in rows], checked["problem"]
+    if "texts" in task.text_columns.values():
+        problems = [bad or ("" if one[1] else "has no candidates.") for bad, one in zip(problems, texts, strict=True)]
+    return texts, problems
 
 
 def as_input(task: TaskConfig, row: Mapping[str, Any]) -> Any:

@@ -285,9 +285,12 @@ def _words(value: Any) -> list[str]:
 
 
 def _texts_of(value: Any) -> list[str]:
-    """Several texts; none where the column is empty."""
+    """Several texts, or one that comes alone; none where the column is empty."""
     if _is_missing(value):
         return []
+    if isinstance(value, str) and not value.lstrip().startswith("["):
+        # As of a triplet, whose one negative is a column.
+        return [_text(value)]
     if not isinstance(value, (list, tuple)):
         raise ValueError(f"is {value!r:.100}, not a list of texts; texts may have a column each: name them all.")
     return _each("text", value)
