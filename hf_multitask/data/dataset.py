@@ -22,13 +22,16 @@ class MultiTaskDataset(torch.utils.data.Dataset):
 
     Args:
         datasets: Tokenized rows by task, in the order of the tasks, or streams of them.
+        is_evaluated: Whether rows are scored and not trained on, which they say: what a kind draws of them is then the
+            same in any batch.
 
     An item is a row's `input_ids` and so on, with its `task` and its `row`, the number that it has in its source, from
     1. Row r of the k-th task has the index `offsets[k] + r`; of a stream, r is the position, which has no end. `sizes`
     has the number of rows of each task, or None where a stream's is not known.
     """
 
-    def __init__(self, datasets: Mapping[str, Dataset | StreamedRows]) -> None:
+    def __init__(self, datasets: Mapping[str, Dataset | StreamedRows], is_evaluated: bool = False) -> None:
+        self._beside = {"is_evaluated": True} if is_evaluated else {}
         # What a batch is made of; anything else in a dataset stays where it is.
         read = [*row_columns(), "label", "row"]
         self.given = dict(datasets)
@@ -69,7 +72,7 @@ class MultiTaskDataset(torch.utils.data.Dataset):
             rows: dict[str, Any] = self.datasets[names[task]][places]
             columns = {"row": [place + 1 for place in places], **rows}
             items += (
-                {"task": names[task], **dict(zip(columns, row, strict=True))}
+                {"task": names[task], **self._beside, **dict(zip(columns, row, strict=True))}
                 for row in zip(*columns.values(), strict=True)
             )
         return items

@@ -92,9 +92,9 @@ class ClassReader:
         is_numbered = own_names is not None and list(own_names) == [str(number) for number in range(len(own_names))]
         self._classes = None if own_names is None or is_numbered else list(own_names)
         self._known: dict[tuple[type, Any], tuple[int, bool]] = {}
-        _check_map(self._map, self._class_id)
+        check_map(self._map, self._class_id)
         # By names or by numbers, and not by both.
-        self._maps_names = _has_names(self._map, self._classes)
+        self._maps_names = has_names(self._map, self._classes)
         if self._classes is not None and not self._map:
             self._class_ids = self._matching_labels(self._classes)
 
@@ -104,7 +104,7 @@ class ClassReader:
         Raises:
             ValueError: It is none; the message continues a sentence that begins with the column's name.
         """
-        _refuse_empty(value, self._map)
+        refuse_empty(value, self._map)
         if not isinstance(value, Hashable):
             raise ValueError(f"is {value!r}, not one of the labels {self._labels}.")
         key = (type(value), value)
@@ -121,7 +121,7 @@ class ClassReader:
                 return self._class_ids[value], False
             value = self._classes[value] if self._maps_names else value
         if self._map:
-            return self._class_id(_mapped(value, self._map))[0], False
+            return self._class_id(mapped(value, self._map))[0], False
         return self._class_id(value)
 
     def _class_id(self, value: Any) -> tuple[int, bool]:
@@ -133,7 +133,7 @@ class ClassReader:
                 f"is {value!r}, a boolean, not one of the labels {labels}; say by label_map: "
                 "{true: ..., false: ...} which it is, with names in quotes."
             )
-        number = _as_number(value)
+        number = as_number(value)
         if number is None or number != int(number) or not 0 <= number < len(labels):
             ids = f" or their ids 0 to {len(labels) - 1}" if self._ids_are_plain else ""
             unlabelled = "; rows to be predicted, which -1 marks, need no such column" if number == -1 else ""
@@ -149,7 +149,7 @@ class ClassReader:
         """Whether an id could be taken for what a name says: it is a number, has one that could be an id, counted from
         0 or from 1, or is a word for yes or no that its id is not."""
         mentions_id = any(int(digits) <= len(self._labels) for digits in re.findall(r"\d{1,9}", name, re.ASCII))
-        return mentions_id or _as_number(name) is not None or _TRUTH.get(name.strip().casefold(), place) != place
+        return mentions_id or as_number(name) is not None or _TRUTH.get(name.strip().casefold(), place) != place
 
     def _matching_labels(self, classes: Sequence[str]) -> list[int]:
         """The label of each of the dataset's classes."""
@@ -230,9 +230,9 @@ def read_flag(value: Any) -> bool:
         ValueError: It is not 0 or 1, or false or true; the message continues a sentence that begins with the column's
             name.
     """
-    _refuse_empty(value, {})
+    refuse_empty(value, {})
     for flag, word in ((False, "false"), (True, "true")):
-        if _as_number(value) == int(flag) or str(value).strip().casefold() == word:
+        if as_number(value) == int(flag) or str(value).strip().casefold() == word:
             return flag
     raise ValueError(f"is {value!r}, not 0 or 1, nor false or true.")
 
@@ -259,8 +259,8 @@ class ScoreReader:
         self._range = tuple(score_range) or (-math.inf, math.inf)
         self._map = dict(label_map or {})
         self._classes = None if own_names is None else list(own_names)
-        _check_map(self._map, self._score)
-        if self._classes is not None and self._map and not _has_names(self._map, self._classes):
+        check_map(self._map, self._score)
+        if self._classes is not None and self._map and not has_names(self._map, self._classes):
             # By numbers.
             self._classes = None
         if self._classes is not None and not self._map:
@@ -277,15 +277,15 @@ class ScoreReader:
         Raises:
             ValueError: It is none; the message continues a sentence that begins with the column's name.
         """
-        _refuse_empty(value, self._map)
+        refuse_empty(value, self._map)
         if self._classes is not None:
             if not isinstance(value, int) or not 0 <= value < len(self._classes):
                 raise ValueError(f"is {value!r}, not the number of one of the dataset's classes {self._classes}.")
             value = self._classes[value]
-        return self._score(_mapped(value, self._map) if self._map else value), False
+        return self._score(mapped(value, self._map) if self._map else value), False
 
     def _score(self, value: Any) -> float:
-        number = _as_number(value)
+        number = as_number(value)
         low, high = self._range
         if number is None or not low <= float(number) <= high or math.isinf(float(number)):
             bounds = f" from {low:g} to {high:g}" if math.isfinite(high) else ""
@@ -293,19 +293,21 @@ class ScoreReader:
         return float(number)
 
 
-def _refuse_empty(value: Any, label_map: Mapping[Any, Any]) -> None:
+def refuse_empty(value: Any, label_map: Mapping[Any, Any]) -> None:
+    """Refuses a raw label that is missing or blank, unless `label_map` says what that is."""
     if value is None and None not in label_map:
         raise ValueError("is missing.")
     if isinstance(value, str) and not value.strip() and "" not in label_map:
         raise ValueError("is empty.")
 
 
-def _has_names(label_map: Mapping[Any, Any], names: Sequence[str] | None) -> bool:
+def has_names(label_map: Mapping[Any, Any], names: Sequence[str] | None) -> bool:
     """Whether some of a dataset's class names are keys of `label_map`."""
     return any(_position(name, list(label_map)) is not None for name in names or ())
 
 
-def _check_map(label_map: Mapping[Any, Any], read: Any) -> None:
+def check_map(label_map: Mapping[Any, Any], read: Any) -> None:
+    """Refuses a `label_map` with the same value twice, or with one that `read` refuses."""
     keys = list(label_map)
     for key, value in label_map.items():
         if _position(key, keys) is None:
@@ -317,7 +319,7 @@ def _check_map(label_map: Mapping[Any, Any], read: Any) -> None:
                 raise ValueError(f"label_map: what {key!r} stands for {error}") from error
 
 
-def _mapped(value: Any, label_map: Mapping[Any, Any]) -> Any:
+def mapped(value: Any, label_map: Mapping[Any, Any]) -> Any:
     """What `label_map` has for a value."""
     keys = list(label_map)
     place = _position(value, keys)
@@ -336,12 +338,12 @@ def _position(value: Any, names: Sequence[Any], any_case: bool = False) -> int |
 
 
 def _ways_to_be_same(value: Any, any_case: bool) -> Iterator[Any]:
-    text, number = str(value), _as_number(value)
+    text, number = str(value), as_number(value)
     if not isinstance(value, bool):
         yield lambda name: not isinstance(name, bool) and str(name) == text
         yield lambda name: not isinstance(name, bool) and str(name).strip() == text.strip()
         if number is not None:
-            yield lambda name: _as_number(name) == number
+            yield lambda name: as_number(name) == number
     yield (
         lambda name: (
             (any_case or isinstance(value, bool) or isinstance(name, bool) or text.strip().casefold() in _BOOLEANS)
@@ -350,7 +352,7 @@ def _ways_to_be_same(value: Any, any_case: bool) -> Iterator[Any]:
     )
 
 
-def _as_number(value: Any) -> Decimal | None:
+def as_number(value: Any) -> Decimal | None:
     """A finite number, also one written as text; None for anything else, such as a boolean."""
     text = str(value).strip()
     return Decimal(text) if not isinstance(value, bool) and _NUMBER.fullmatch(text) else None

@@ -40,8 +40,9 @@ class MaskedLanguageModeling(TaskConfig):
         mask_probability: The share of a text's tokens that are chosen, above 0 and below 1; of each text at least one.
 
     A chosen token becomes the mask token in 8 of 10 cases and another token in 1, and stays as it is in 1 (Devlin et
-    al. 2019, section 3.1). Special tokens are never chosen. Choices follow from the rows that are in a batch together:
-    they differ from epoch to epoch, and a run that is resumed, or an evaluation that is repeated, makes the same ones.
+    al. 2019, section 3.1). Special tokens are never chosen. In training, choices follow from the rows that are in a batch
+    together: they differ from epoch to epoch, and a run that is resumed makes the same ones. In evaluation, each row's
+    are always the same.
 
     Only chosen tokens are computed, by a head whose output layer is the encoder's word embeddings themselves. A loss is
     a mean over tokens, and a row's counts by their number; a row of nothing but special tokens teaches nothing.
@@ -105,10 +106,11 @@ class MaskedLanguageModeling(TaskConfig):
         mask, special = _mask_token(tokenizer), set(tokenizer.all_special_ids)
         texts = [[int(token) for token in row["input_ids"]] for row in rows]
         # With their numbers, rows of the same text are masked in different ways.
-        known = repr([(row.get("row"), ids) for row, ids in zip(rows, texts, strict=True)])
-        random = Random(blake2b(known.encode()).digest())
+        known = [(row.get("row"), ids) for row, ids in zip(rows, texts, strict=True)]
+        random = _random(known)
         output = []
-        for row, ids in zip(rows, texts, strict=True):
+        for row, ids, own in zip(rows, texts, known, strict=True):
+            random = _random([own]) if row.get("is_evaluated") else random
             places = [place for place, token in enumerate(ids) if token not in special]
             count = max(1, round(len(places) * self.mask_probability)) if places else 0
             chosen = sorted(random.sample(places, count))
@@ -253,6 +255,11 @@ class VocabularyHead(nn.Module):
 
     def _logits(self, states: Tensor, vocabulary: Tensor) -> Tensor:
         return F.linear(self.norm(F.gelu(self.dense(self.dropout(states)))), vocabulary)
+
+
+def _random(rows: Sequence[Any]) -> Random:
+    """A generator that follows from rows."""
+    return Random(blake2b(repr(rows).encode()).digest())
 
 
 def _mask_token(tokenizer: PreTrainedTokenizerBase) -> int:

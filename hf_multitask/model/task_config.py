@@ -238,7 +238,8 @@ class TaskConfig:
     ) -> Sequence[dict[str, Any]]:
         """Tokenized rows as a batch is made of them: where a kind changes its rows, or makes their `label`, it is here.
 
-        What is drawn at random must follow from the rows, so that a resumed run draws the same.
+        What is drawn at random must follow from the rows, so that a resumed run draws the same; of rows that say
+        `is_evaluated`, from each row alone, so that scores are the same in batches of any size.
         """
         return rows
 

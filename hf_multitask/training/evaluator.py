@@ -168,7 +168,7 @@ class MultiTaskEvaluator(Trainer):
         datasets = self._prepare_datasets("test_dataset", test_dataset, "predict").datasets
         loaders = {}
         for name, dataset in datasets.items():
-            loaders[name] = super().get_test_dataloader(MultiTaskDataset({name: dataset}))
+            loaders[name] = super().get_test_dataloader(MultiTaskDataset({name: dataset}, is_evaluated=True))
         return loaders
 
     def _get_eval_sampler(self, eval_dataset: MultiTaskDataset) -> Any:
