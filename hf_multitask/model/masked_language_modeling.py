@@ -40,9 +40,9 @@ class MaskedLanguageModeling(TaskConfig):
         mask_probability: The share of a text's tokens that are chosen, above 0 and below 1; of each text at least one.
 
     A chosen token becomes the mask token in 8 of 10 cases and another token in 1, and stays as it is in 1 (Devlin et
-    al. 2019, section 3.1). Special tokens are never chosen. In training, choices follow from the rows that are in a batch
-    together: they differ from epoch to epoch, and a run that is resumed makes the same ones. In evaluation, each row's
-    are always the same.
+    al. 2019, section 3.1). Special tokens are never chosen. In training, choices follow from the rows that are in a
+    batch together: they differ from epoch to epoch, and a run that is resumed makes the same ones. In evaluation, each
+    row's are always the same.
 
     Only chosen tokens are computed, by a head whose output layer is the encoder's word embeddings themselves. A loss is
     a mean over tokens, and a row's counts by their number; a row of nothing but special tokens teaches nothing.
