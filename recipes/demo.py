@@ -69,7 +69,7 @@ def page(pipe: Any, title: str) -> gr.Blocks:
             second = gr.Textbox(label="Second text (for pairs)", lines=2)
         button = gr.Button("Predict", variant="primary")
         # By task, and for a task of one text also by which of the two it reads.
-        outputs: dict[tuple[str, int | None], gr.Label | gr.HighlightedText] = {}
+        outputs: dict[tuple[str, int | None], gr.Label | gr.HighlightedText | gr.JSON] = {}
         with gr.Row():
             for name, task in tasks.items():
                 for place in (None,) if task.texts == 2 else (0, 1):
@@ -79,8 +79,10 @@ def page(pipe: Any, title: str) -> gr.Blocks:
                     with gr.Column(min_width=220):
                         if "words" in task.text_columns.values():
                             outputs[name, place] = gr.HighlightedText(label=label)
-                        else:
+                        elif task.label_names or "score" in task.PREDICTION_KEYS:
                             outputs[name, place] = gr.Label(label=label, num_top_classes=len(task.label_names) or 1)
+                        else:
+                            outputs[name, place] = gr.JSON(label=label)
 
         def predict(text: str, text_pair: str) -> list[Any]:
             # A blank text could be predicted, but here it is a box that nobody has filled in.
@@ -95,7 +97,9 @@ def page(pipe: Any, title: str) -> gr.Blocks:
                 _marked(predicted[name], place, texts)
                 if "words" in tasks[name].text_columns.values()
                 else _shown(predicted.get(name), place)
-                for name, place in outputs
+                if isinstance(box, gr.Label)
+                else _of_text(predicted.get(name), place, texts)
+                for (name, place), box in outputs.items()
             ]
 
         gr.on([button.click, first.submit, second.submit], predict, [first, second], list(outputs.values()))
@@ -112,6 +116,14 @@ def _shown(predicted: Any, place: int | None) -> dict[str, float] | str | None:
     if isinstance(predicted, list):
         return {entry["label"]: entry["score"] for entry in predicted}
     return None if predicted is None else f"{predicted['score']:.2f}"
+
+
+def _of_text(predicted: Any, place: int | None, texts: list[str]) -> Any:
+    """What a task says of a text, or of both, as it says it; None where there is no such text."""
+    if place is None or predicted is None:
+        return predicted
+    of_texts = [predicted] if len(texts) == 1 else predicted
+    return of_texts[place] if place < len(texts) else None
 
 
 def _marked(predicted: Any, place: int | None, texts: list[str]) -> list[tuple[str, str | None]] | None:
