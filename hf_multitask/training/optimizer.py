@@ -26,6 +26,9 @@ def separate_heads(
 
     Returns:
         New groups, the backbone's first; empty ones, such as those of a frozen backbone, are left out.
+
+    Raises:
+        ValueError: There is nothing to train.
     """
     decaying_ids = {id(parameter) for name, parameter in model.named_parameters() if name in decaying}
     head_ids = {id(parameter) for name, parameter in model.named_parameters() if "heads." in name}
@@ -38,7 +41,12 @@ def separate_heads(
             settings["weight_decay"] = weight_decay
         backbone.append({**group, "params": [p for p in group["params"] if id(p) not in head_ids]})
         heads.append({**group, **settings, "params": [p for p in group["params"] if id(p) in head_ids]})
-    return [group for group in backbone + heads if group["params"]]
+    if not (groups := [group for group in backbone + heads if group["params"]]):
+        raise ValueError(
+            "there is nothing to train: the backbone is frozen, and no head has weights that are not. Let the backbone "
+            "learn, or add a task whose head has weights."
+        )
+    return groups
 
 
 def phased(

@@ -68,11 +68,16 @@ class Kind:
         return Kind({name: self.tasks[name]}, {name: self.sources[name]}, PreparedData(rows, texts), self.tokenizer)
 
     def variants(self) -> Iterator["Kind"]:
-        """Each task by itself with each choice that its keys have, its rows not yet tokenized."""
+        """Each task by itself with each choice that its keys have and it takes, its rows not yet tokenized."""
         for name, task in self.tasks.items():
             one = self.only(name)
             for choice in choices(type(task)):
-                yield replace(one, tasks={name: replace(task, **choice)}, data=PreparedData(one.data.texts))
+                # A kind may refuse some: its own tests say which.
+                try:
+                    chosen = replace(task, **choice)
+                except ValueError:
+                    continue
+                yield replace(one, tasks={name: chosen}, data=PreparedData(one.data.texts))
 
     def model(self, dropout: bool = True) -> MultiTaskBertModel:
         """A tiny model of the tasks, in evaluation mode, whose weights are always the same."""

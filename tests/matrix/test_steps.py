@@ -98,8 +98,8 @@ def test_two_small_batches_are_one_large_one(kind: Kind, tmp_path: Path) -> None
     small, large = first_update(kind, tmp_path, **halves), first_update(kind, tmp_path)
     assert list(small) == list(large)
     assert all(gradient.isfinite().all() for gradient in small.values())
-    # A mean over the rows' labels is not that of two such means.
-    if kind.counts_rows(tmp_path):
+    # A mean over the rows' labels is not that of two such means, and rows may learn from the others of their batch.
+    if kind.counts_rows(tmp_path) and not any(task.COUPLES_ROWS for task in kind.tasks.values()):
         assert_close(small, large)
 
 
@@ -107,6 +107,10 @@ def test_two_small_batches_are_one_large_one(kind: Kind, tmp_path: Path) -> None
 def test_a_frozen_backbone_leaves_the_heads_to_learn(kind: Kind, tmp_path: Path) -> None:
     model, before = kind.model(), kind.model().state_dict()
     model.freeze_backbone()
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        with pytest.raises(ValueError, match="there is nothing to train"):
+            kind.trainer(tmp_path, model).train()
+        return
     kind.trainer(tmp_path, model).train()
     changed = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"heads"}
