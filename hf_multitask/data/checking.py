@@ -155,7 +155,7 @@ def row_checker(
         # A row then has the numbers of the columns that say that it has their label.
         own_names = label
     read_label = task.label_reader(label_map or {}, own_names) if "label" in columns else None
-    readers = {name: _READERS[form] for name, form in task.text_columns.items()}
+    readers = {name: partial(_checked_text, task, name, _READERS[form]) for name, form in task.text_columns.items()}
     return partial(
         _check_batch,
         columns=dict(columns),
@@ -229,11 +229,12 @@ def _check_batch(
 
 
 def _value_in(batch: Mapping[str, list[Any]], column: str | list[str], row: int) -> Any:
-    """A row's raw value; of several columns, a list of theirs without those that are missing at its end."""
+    """A row's raw value; of several columns, a list of theirs without those that are missing at its end, which in a
+    csv file are empty."""
     if isinstance(column, str):
         return batch[column][row]
     values = [batch[name][row] for name in column]
-    while values and _is_missing(values[-1]):
+    while values and (_is_missing(values[-1]) or values[-1] == ""):
         values.pop()
     return values
 
@@ -282,6 +283,13 @@ def _words(value: Any) -> list[str]:
     if not value:
         raise ValueError("has no words.")
     return _each("word", value)
+
+
+def _checked_text(task: TaskConfig, name: str, read: Callable[[Any], Any], value: Any) -> Any:
+    """What a column of texts has in a row, if the task can read it too."""
+    text = read(value)
+    task.check_text(name, text)
+    return text
 
 
 def _texts_of(value: Any) -> list[str]:

@@ -64,6 +64,17 @@ class Row:
         return [{columns[0]: self.words or Words.of_text(text)} for text in self.texts]
 
 
+def unreadable(task: TaskConfig, readings: Sequence[Mapping[str, Any]]) -> str:
+    """What is wrong with one of the texts that a task is to read; empty if it reads them all."""
+    for columns in readings:
+        for column, value in columns.items():
+            try:
+                task.check_text(column, value)
+            except ValueError as error:
+                return f"{column!r} {error}"
+    return ""
+
+
 def as_list(inputs: Any) -> Any:
     """Many inputs as a list, generator or `torch` dataset, which transformers knows, and one input as it is.
 

@@ -22,7 +22,7 @@ from transformers import Pipeline
 
 from .configuration_mtbert import TaskConfig
 from .packing import lay_out, use_packing
-from .pipeline_inputs import Row, as_list, check_sizes, check_vocabulary, checked, read_row, wanted
+from .pipeline_inputs import Row, as_list, check_sizes, check_vocabulary, checked, read_row, unreadable, wanted
 from .pipeline_reading import Reader, TokenHead
 from .plan import ABSENT
 from .pooling import pool
@@ -236,7 +236,7 @@ class MultiTaskPipeline(Pipeline):
         """Each prediction for a row: its task, its place among the task's for that row, and its texts by column."""
         table = self.model.config.tasks
         names = list(table) if task is None else [task] if isinstance(task, str) else list(task)
-        found = False
+        found, refused = False, list[str]()
         for name in names:
             readings = row.readings(self.model.config.task(name))
             # A task of one text that is asked for alone is given one.
@@ -244,9 +244,17 @@ class MultiTaskPipeline(Pipeline):
                 if task is None:
                     continue
                 raise ValueError(f"task {name!r} reads {wanted(table[name])}")
+            if problem := unreadable(table[name], readings):
+                refused.append(f"task {name!r}: {problem}")
+                if task is None:
+                    # Another may read it.
+                    continue
+                raise ValueError(refused[-1])
             found = True
             is_one = len(readings) == 1
             yield from ((name, None if is_one else place, columns) for place, columns in enumerate(readings))
+        if not found and refused:
+            raise ValueError(refused[0])
         if not found:
             known = "; ".join(f"task {name!r} reads {wanted(config)}" for name, config in table.items())
             raise ValueError(f"no task reads this; {known or 'the model has none.'}")

@@ -208,6 +208,13 @@ class TaskConfig:
         """Those of the columns of texts that rows need not have."""
         return ()
 
+    def check_text(self, column: str, value: Any) -> None:
+        """Refuses what a row has in one of `text_columns`, where it is of the right form and still cannot be read.
+
+        Raises:
+            ValueError: It cannot; the message continues a sentence that begins with the column's name.
+        """
+
     def tokenize(
         self,
         tokenizer: PreTrainedTokenizerBase,
