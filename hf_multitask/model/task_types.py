@@ -3,6 +3,7 @@
 from .masked_language_modeling import MaskedLanguageModeling as MaskedLanguageModeling
 from .multi_label_classification import MultiLabelClassification as MultiLabelClassification
 from .ranking import Ranking as Ranking
+from .multiple_choice import MultipleChoice as MultipleChoice
 from .regression import Regression as Regression
 from .single_label_classification import SingleLabelClassification as SingleLabelClassification
 from .task_config import TaskConfig as TaskConfig
