@@ -20,12 +20,13 @@ Texts = tuple[str, ...]
 _READS_TEXTS = "one text, not a pair; many texts are a list, [text, text], where a tuple, (text, text), is one pair."
 _READS_PAIRS = "a pair of texts: (text, text); a list, [text, text], is two inputs of one text each."
 _READS_CANDIDATES = "a text with candidates, (text, [text, text]), also as {'text': ..., 'candidates': [...]}."
+_READS_PAIRS_WITH_CANDIDATES = "a pair of texts with candidates, ((text, text), [text, text])."
 
 
 def wanted(task: TaskConfig) -> str:
     """What a task reads, in words."""
     if "texts" in task.text_columns.values():
-        return _READS_CANDIDATES
+        return _READS_CANDIDATES if len(task.text_columns) == 2 else _READS_PAIRS_WITH_CANDIDATES
     return _READS_PAIRS if len(task.text_columns) == 2 else _READS_TEXTS
 
 
@@ -36,7 +37,7 @@ class Row:
     Args:
         texts: Its text, or its two.
         words: Of a single text, if it came as words.
-        candidates: Beside a single text, those that are to be ranked or chosen from; empty: it has none.
+        candidates: Beside the text or the two, those that are to be ranked or chosen from; empty: it has none.
     """
 
     texts: Texts
@@ -51,9 +52,9 @@ class Row:
         columns = list(task.text_columns)
         if "texts" in task.text_columns.values():
             first, last = columns[:-1], columns[-1]
-            values = [self.texts[0], *self.candidates]
+            values = [*self.texts, *self.candidates]
             # The last column has what the others, with a text each, leave.
-            fits = self.candidates and len(values) >= len(first)
+            fits = self.candidates and len(self.texts) <= len(first) <= len(values)
             return [{**dict(zip(first, values, strict=False)), last: values[len(first) :]}] if fits else []
         if self.candidates or (len(columns) == 2 and len(self.texts) == 1):
             return []
@@ -100,6 +101,8 @@ def read_row(value: Any, number: int) -> Row:
     """
     if isinstance(value, Mapping) and value.keys() == {"tokens"}:
         return _words(value["tokens"], number)
+    if isinstance(value, Mapping) and value.keys() == {"text", "text_pair", "candidates"}:
+        value = ((value["text"], value["text_pair"]), value["candidates"])
     for keys in (("text", "text_pair"), ("text", "candidates"), ("question", "context")):
         if isinstance(value, Mapping) and keys[0] in value and value.keys() <= set(keys):
             value = (value[keys[0]], value[keys[1]]) if value.get(keys[1]) is not None else value[keys[0]]
@@ -116,11 +119,12 @@ def read_row(value: Any, number: int) -> Row:
 
 
 def _with_candidates(text: Any, candidates: Sequence[Any], number: int) -> Row:
-    if not candidates or not all(isinstance(one, str) for one in (text, *candidates)):
+    texts = tuple(text) if isinstance(text, (tuple, list)) and len(text) == 2 else (text,)
+    if not candidates or not all(isinstance(one, str) for one in (*texts, *candidates)):
         given = f"{(text, candidates)!r:.100}"
-        raise ValueError(f"input {number}: give a text and its candidates, at least one, not {given}.")
-    checked((text, *candidates), number)
-    return Row((text,), candidates=tuple(candidates))
+        raise ValueError(f"input {number}: give a text, or two, and its candidates, at least one, not {given}.")
+    checked((*texts, *candidates), number)
+    return Row(texts, candidates=tuple(candidates))
 
 
 def _words(words: Any, number: int) -> Row:
