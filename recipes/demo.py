@@ -61,7 +61,8 @@ def page(pipe: Any, title: str) -> gr.Blocks:
         pipe: A multi-task pipeline.
         title: Its heading.
     """
-    tasks = pipe.model.config.tasks
+    # What ranks candidates or chooses from them has no box for these.
+    tasks = {name: task for name, task in pipe.model.config.tasks.items() if "texts" not in task.text_columns.values()}
     with gr.Blocks(title=title, analytics_enabled=False) as blocks:
         gr.Markdown(f"# {title}\n\nTasks of one text read each of the two; tasks of pairs need both.")
         with gr.Row():
