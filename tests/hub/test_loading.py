@@ -23,6 +23,7 @@ CODE |= {"dropout.py", "encoder.py", "messages.py", "outputs.py", "own_types.py"
 CODE |= {"labels.py", "multi_label_classification.py", "regression.py", "single_label_classification.py"}
 CODE |= {"task_config.py", "task_types.py"}
 CODE |= {"masked_language_modeling.py"}
+CODE |= {"multiple_choice.py"}
 CODE |= {
     "pipeline_inputs.py",
     "pipeline_reading.py",

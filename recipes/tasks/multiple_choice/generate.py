@@ -1,8 +1,9 @@
 """Generate the rows of `multiple_choice.yaml`: which of two to four sentences is the answer to a question.
 
 `python recipes/tasks/multiple_choice/generate.py` recreates both files byte for byte, from a seed and the standard
-library alone. A question asks for praise of one of the quickstart's topics or for blame, which one choice alone gives.
-What the right choice says is held out by its content, as the quickstart's reviews are.
+library alone. A question asks for praise of a topic of the quickstart's reviews or for blame, which one choice alone
+gives. What a row's choices say together is held out, as the quickstart's reviews are; none says a thing by denying
+another.
 """
 
 import argparse
@@ -13,11 +14,10 @@ from random import Random
 from typing import Any
 
 QUICKSTART = Path(__file__).parents[2] / "quickstart" / "generate.py"
-# By verdict, the questions that only a sentence with this verdict answers.
-QUESTIONS = {
-    "positive": ("who liked the {}?", "what was good about the {}?"),
-    "negative": ("who disliked the {}?", "what was bad about the {}?"),
-}
+# By verdict, the question that only a sentence with this verdict answers.
+QUESTIONS = {"positive": "what is good?", "negative": "what is bad?"}
+# Were both asked as often, a small model with new weights would long get by without reading the question.
+ODDS = (3, 1)
 COLUMNS = ("question", "a", "b", "c", "d", "answer")
 ROWS = {"train": 800, "validation": 200}
 
@@ -33,17 +33,18 @@ def grammar() -> Any:
 def draw_row(quickstart: Any, rng: Random, validation: bool) -> tuple[str, ...]:
     """Draw a question, four choices, of which the last may be empty, and the right one's letter."""
     while True:
-        asked, topic = rng.choice(list(QUESTIONS)), rng.choice(list(quickstart.ASPECTS))
+        asked, topic = rng.choices(list(QUESTIONS), ODDS)[0], rng.choice(list(quickstart.ASPECTS))
         aspects = rng.sample(quickstart.ASPECTS[topic].split(", "), rng.randrange(2, 5))
         right = rng.randrange(len(aspects))
         verdicts = [rng.choice([verdict for verdict in quickstart.PLAIN if verdict != asked]) for _ in aspects]
         verdicts[right] = asked
         drawn = [quickstart.draw_judgement(rng, *each) for each in zip(aspects, verdicts, strict=True)]
-        if quickstart.held_out(drawn[right][1]) == validation:
+        contents = sorted(content for _, content in drawn)
+        is_plain = not any(": not " in content for content in contents)
+        if is_plain and quickstart.held_out(asked, *contents) == validation:
             break
     choices = [f"{sentence}." for sentence, _ in drawn]
-    question = rng.choice(QUESTIONS[asked]).format(topic)
-    return (question, *choices, *[""] * (4 - len(choices)), "ABCD"[right])
+    return (QUESTIONS[asked], *choices, *[""] * (4 - len(choices)), "ABCD"[right])
 
 
 def write_all(output_dir: str | Path, seed: int = 13) -> None:
