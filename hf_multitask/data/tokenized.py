@@ -80,6 +80,11 @@ def check_tokenized(
         cut, with_bad_labels, by_id = _with_checked_labels(cut, task, label, label_map)
         bad += [BadRow(int(numbers[row.row - 1]), row.problem) for row in with_bad_labels]
         numbers = np.delete(numbers, [row.row - 1 for row in with_bad_labels])
+    if "label" in cut.column_names and type(task).label_fits is not TaskConfig.label_fits:
+        do_fit = np.array([task.label_fits(row) for row in cut], dtype=bool)
+        misfits = zip(numbers[~do_fit], cut.select(np.flatnonzero(~do_fit))["label"], strict=True)
+        bad += [BadRow(int(number), f"has a label that its tokens do not fit: {label}.") for number, label in misfits]
+        cut, numbers = cut.select(np.flatnonzero(do_fit)), numbers[do_fit]
     if bad and "row" not in cut.column_names:
         cut = cut.add_column("row", numbers)
     return cut, sorted(bad, key=lambda row: row.row), by_id

@@ -276,6 +276,10 @@ class TaskConfig:
         """Whether a stored label is one of this task's."""
         raise NotImplementedError
 
+    def label_fits(self, row: Mapping[str, Any]) -> bool:
+        """Whether a tokenized row's stored `label` is one that a row of its tokens can have."""
+        return True
+
     def collate(self, labels: Sequence[Any]) -> Tensor:
         """The stored labels of B rows as one tensor, [B, ...]."""
         return torch.tensor(labels, dtype=self.label_dtype)
