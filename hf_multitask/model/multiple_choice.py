@@ -121,6 +121,9 @@ class MultipleChoice(TaskConfig):
     def is_label(self, stored: Any) -> bool:
         return stored >= 0
 
+    def label_fits(self, row: Mapping[str, Any]) -> bool:
+        return row["label"] < len(row["lengths"]) - (0 if self.reads_pairs else 1)
+
     # ---- What is learnt ----
 
     def build_head(self, hidden_size: int) -> nn.Module:
