@@ -2,8 +2,8 @@
 
 from .masked_language_modeling import MaskedLanguageModeling as MaskedLanguageModeling
 from .multi_label_classification import MultiLabelClassification as MultiLabelClassification
-from .ranking import Ranking as Ranking
 from .multiple_choice import MultipleChoice as MultipleChoice
+from .ranking import Ranking as Ranking
 from .regression import Regression as Regression
 from .single_label_classification import SingleLabelClassification as SingleLabelClassification
 from .task_config import TaskConfig as TaskConfig
