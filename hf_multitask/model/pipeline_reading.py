@@ -34,7 +34,7 @@ class Reader:
 
     def add(self, task: TaskConfig, columns: dict[str, Any]) -> int:
         """The number that a row of a task has among all that are read; its texts are given by column."""
-        way = (type(task).tokenize, task.texts, task.reads_pairs)
+        way = (type(task).tokenize, *(getattr(task, key) for key in task.TOKENIZING_KEYS))
         texts = (tuple(text) if isinstance(text, list) else text for text in columns.values())
         number = self._numbers.setdefault((*way, *texts), len(self._numbers))
         self._asked.setdefault(way, (task, {}))[1].setdefault(number, columns)

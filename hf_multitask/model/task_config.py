@@ -123,6 +123,8 @@ class TaskConfig:
     CHANGEABLE_KEYS: ClassVar[tuple[str, ...]] = ("dropout", "weight", "metrics", "counts")
     # Keys that say what a row and its label are: where they differ, the same rows mean something else to two models.
     LABEL_KEYS: ClassVar[tuple[str, ...]] = ("type", "texts")
+    # What `tokenize` reads of a task: those that agree in it, and tokenize by the same function, read a text alike.
+    TOKENIZING_KEYS: ClassVar[tuple[str, ...]] = ("texts", "reads_pairs")
     # What a prediction has, in plain values.
     PREDICTION_KEYS: ClassVar[tuple[str, ...]] = ()
     # Whether a head reads the states of all tokens, and not one embedding of each sequence.
