@@ -155,7 +155,7 @@ class MultiTaskEvaluator(Trainer):
             known = list(self.eval_dataset.datasets) if self.eval_dataset else []
             if eval_dataset not in known:
                 raise ValueError(f"eval_dataset: task {eval_dataset!r} is unknown; {nearest(eval_dataset, known)}")
-            eval_dataset = MultiTaskDataset({eval_dataset: self.eval_dataset.datasets[eval_dataset]})
+            eval_dataset = MultiTaskDataset({eval_dataset: self.eval_dataset.given[eval_dataset]})
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if eval_dataset is None:
             raise ValueError("Trainer: evaluation requires an eval_dataset.")
@@ -165,9 +165,10 @@ class MultiTaskEvaluator(Trainer):
         """A dataloader per task; see `evaluation_loop`."""
         if test_dataset is None:
             raise ValueError("test_dataset is missing: a dictionary with a dataset for each task.")
-        datasets = self._prepare_datasets("test_dataset", test_dataset, "predict").datasets
+        prepared = self._prepare_datasets("test_dataset", test_dataset, "predict")
         loaders = {}
-        for name, dataset in datasets.items():
+        # With all of their columns: evaluations may read more of them than batches do.
+        for name, dataset in prepared.given.items():
             loaders[name] = super().get_test_dataloader(MultiTaskDataset({name: dataset}, is_evaluated=True))
         return loaders
 
