@@ -17,10 +17,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from .rows import PADDING
+from .divergences import symmetric_kl
+from .rows import PADDING, padded
 from .task_config import TaskConfig, TextForm, is_number, register_task_type
 
 # What becomes of the chosen tokens: shares that become the mask token, another word, or stay as they are, in BERT.
@@ -126,13 +126,13 @@ class MaskedLanguageModeling(TaskConfig):
 
     def collate(self, labels: Sequence[Any]) -> Tensor:
         """The tokens' ids, [B, M]; -100 beyond a row's."""
-        return _padded(labels, PADDING)
+        return padded(labels, PADDING)
 
     # ---- What is learnt ----
 
     def head_inputs(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """`masked` [B, M], the places of the masked tokens; -1 beyond a row's."""
-        return {"masked": _padded([row["masked"] for row in rows], -1)}
+        return {"masked": padded([row["masked"] for row in rows], -1)}
 
     def build_head(self, hidden_size: int, embedding_size: int | None = None) -> nn.Module:
         """
@@ -153,9 +153,7 @@ class MaskedLanguageModeling(TaskConfig):
 
     def divergences(self, outputs: Tensor, others: Tensor) -> Tensor:
         are_there = _are_read(outputs)
-        outputs, others = outputs[are_there].float(), others[are_there].float()
-        values = ((outputs.softmax(-1) - others.softmax(-1)) * (outputs - others)).sum(-1)
-        return _row_means(values, are_there)
+        return _row_means(symmetric_kl(outputs[are_there], others[are_there]), are_there)
 
     def _are_there(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Which tokens are masked ones and no padding, [B, M]."""
@@ -287,7 +285,3 @@ def _laid_out(values: Tensor, are_there: Tensor, fill: int) -> Tensor:
     output = values.new_full((*are_there.shape, *values.shape[1:]), fill)
     output[are_there] = values
     return output
-
-
-def _padded(rows: Sequence[Any], value: int) -> Tensor:
-    return pad_sequence([torch.as_tensor(row, dtype=torch.int64) for row in rows], True, value)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .divergences import symmetric_kl_of_two
 from .heads import FeedForwardHead
 from .labels import ClassListReader, read_label_names
 from .task_config import LabelReader, PairFeatures, TaskConfig, is_number, register_task_type
@@ -105,8 +106,7 @@ class MultiLabelClassification(TaskConfig):
         return F.binary_cross_entropy_with_logits(outputs.float(), labels.float(), reduction="none").mean(-1)
 
     def divergences(self, outputs: Tensor, others: Tensor) -> Tensor:
-        outputs, others = outputs.float(), others.float()
-        return ((outputs.sigmoid() - others.sigmoid()) * (outputs - others)).mean(-1)
+        return symmetric_kl_of_two(outputs, others).mean(-1)
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """The probability of each label, [B, C], in fp64; they have no sum."""

@@ -15,16 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
+from .divergences import symmetric_kl
 from .heads import FeedForwardHead
 from .labels import as_number, check_map, has_names, mapped, refuse_empty
-from .rows import PADDING, dealt, encode, end_to_end
+from .rows import PADDING, UNREAD, dealt, encode, end_to_end
 from .task_config import LabelReader, PairEncoding, PairFeatures, TaskConfig, TextForm, register_task_type
 
 # How a label names the right choice; `auto`: as can be told.
 LabelForm = Literal["auto", "numbers", "letters", "texts"]
-
-# The logit of a choice that a row does not have. It is a number in half precision too, and no head comes to it.
-_ABSENT = -8192.0
 
 
 @register_task_type("multiple_choice")
@@ -133,9 +131,8 @@ class MultipleChoice(TaskConfig):
         return F.cross_entropy(_logits(outputs), labels.long(), reduction="none")
 
     def divergences(self, outputs: Tensor, others: Tensor) -> Tensor:
-        outputs, others = _logits(outputs), _logits(others)
         # Of an absent choice, both factors are 0.
-        return ((outputs.softmax(-1) - others.softmax(-1)) * (outputs - others)).sum(-1)
+        return symmetric_kl(_logits(outputs), _logits(others))
 
     # ---- What is said ----
 
@@ -202,17 +199,17 @@ class ChoiceHead(FeedForwardHead):
         else:
             choices, are_read = embeddings[:, 1:], are_read[:, 1:]
             logits = super().forward(embeddings[:, :1].expand_as(choices), choices)
-        return logits.masked_fill(~are_read.bool(), _ABSENT)
+        return logits.masked_fill(~are_read.bool(), UNREAD)
 
 
 def are_there(outputs: Tensor) -> Tensor:
     """Which choices rows have, [B, N]; the others are absent, or what evaluations fill rows up with."""
-    return (outputs != _ABSENT) & (outputs != PADDING)
+    return (outputs != UNREAD) & (outputs != PADDING)
 
 
 def _logits(outputs: Tensor) -> Tensor:
     """The logits in fp32; those of choices that are not there are so low that their probability is exactly 0."""
-    return outputs.float().masked_fill(~are_there(outputs), _ABSENT)
+    return outputs.float().masked_fill(~are_there(outputs), UNREAD)
 
 
 class ChoiceReader:

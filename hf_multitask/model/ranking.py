@@ -16,11 +16,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from .processes import of_all_processes
-from .rows import PADDING, dealt, encode, end_to_end, sequences_of
+from .rows import PADDING, dealt, encode, end_to_end, padded, sequences_of
 from .task_config import TaskConfig, TextForm, is_number, register_task_type
 
 # Below it is the cosine of no two texts.
@@ -117,7 +116,7 @@ class Ranking(TaskConfig):
 
     def collate(self, labels: Sequence[Any]) -> Tensor:
         """Identities, [B, N]; -100 where a row has no such text."""
-        return pad_sequence([torch.as_tensor(row, dtype=self.label_dtype) for row in labels], True, PADDING)
+        return padded(labels, PADDING)
 
     # ---- What is learnt ----
 

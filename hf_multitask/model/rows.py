@@ -7,6 +7,9 @@ A row has `input_ids`, and where an input has two segments `token_type_ids`; of 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 # A sequence's tensors, or a row's.
@@ -14,6 +17,10 @@ Tokens = dict[str, Any]
 
 # The label of what is none, and what fills up the outputs of rows that have fewer than others.
 PADDING = -100
+
+# The logit of what cannot be said, such as by a token that a row does not have. It is a number in half precision too,
+# and no head comes to it.
+UNREAD = -8192.0
 
 # What of a row the encoder reads.
 ENCODER_COLUMNS = ("input_ids", "input_ids_2", "token_type_ids", "lengths")
@@ -45,6 +52,11 @@ def encode(
     else:
         output["truncated"] = [bool(encoding.overflowing) for encoding in encodings]
     return output
+
+
+def padded(rows: Sequence[Any], value: int) -> Tensor:
+    """Rows of whole numbers, of any lengths, as one tensor, int64 [B, longest], with a value beyond each."""
+    return pad_sequence([torch.as_tensor(row, dtype=torch.int64) for row in rows], True, value)
 
 
 def sequences_of(row: Mapping[str, Any]) -> list[Tokens]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .divergences import symmetric_kl, symmetric_kl_of_two
 from .heads import FeedForwardHead
 from .labels import ClassReader, read_label_names
 from .task_config import LabelReader, PairFeatures, TaskConfig, register_task_type
@@ -74,10 +75,7 @@ class SingleLabelClassification(TaskConfig):
         return F.cross_entropy(outputs, labels.long(), reduction="none")
 
     def divergences(self, outputs: Tensor, others: Tensor) -> Tensor:
-        outputs, others = outputs.float(), others.float()
-        if self.is_binary:
-            return (outputs.sigmoid() - others.sigmoid()) * (outputs - others)
-        return ((outputs.softmax(-1) - others.softmax(-1)) * (outputs - others)).sum(-1)
+        return symmetric_kl_of_two(outputs, others) if self.is_binary else symmetric_kl(outputs, others)
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """The probability of each label, [B, labels], in fp64."""

@@ -15,18 +15,15 @@ from typing import Any, ClassVar, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
+from .divergences import symmetric_kl
 from .heads import FeedForwardHead
 from .labels import read_label_names
-from .rows import PADDING
+from .rows import PADDING, UNREAD, padded
 from .tags import OUTSIDE, Scheme, TagReader, entities, find_scheme, tag_types
 from .task_config import TaskConfig, TextForm, register_task_type
 from .words import Words, tokenize_words
-
-# The logit of what a word without a token is not. It is a number in half precision too, and no head comes to it.
-_UNREAD = -8192.0
 
 
 @register_task_type("token_classification")
@@ -105,13 +102,13 @@ class TokenClassification(TaskConfig):
 
     def collate(self, labels: Sequence[Any]) -> Tensor:
         """Tags' ids, [B, W]; -100 beyond a row's words."""
-        return _padded(labels, PADDING)
+        return padded(labels, PADDING)
 
     # ---- What is learnt ----
 
     def head_inputs(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """`word_starts` [B, W], the place of each word's first token; -1 for words without one, and beyond words."""
-        return {"word_starts": _padded([row["word_starts"] for row in rows], -1)}
+        return {"word_starts": padded([row["word_starts"] for row in rows], -1)}
 
     def build_head(self, hidden_size: int) -> nn.Module:
         return TokenHead(hidden_size, self.dropout, self.num_labels, self.outside)
@@ -128,9 +125,7 @@ class TokenClassification(TaskConfig):
 
     def divergences(self, outputs: Tensor, others: Tensor) -> Tensor:
         are_read = _are_read(outputs)
-        outputs, others = outputs.float(), others.float()
-        divergences = ((outputs.softmax(-1) - others.softmax(-1)) * (outputs - others)).sum(-1)
-        return divergences.sum(1) / are_read.sum(1).clamp(min=1)
+        return symmetric_kl(outputs, others).sum(1) / are_read.sum(1).clamp(min=1)
 
     def _are_learnt(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Which words have both a token and a tag, [B, W]."""
@@ -225,7 +220,7 @@ class TokenHead(FeedForwardHead):
             places = word_starts.clamp(min=0).unsqueeze(-1).expand(-1, -1, states.shape[-1])
             states = states.gather(1, places)
         logits = super().forward(states)
-        unread = logits.new_full((logits.shape[-1],), _UNREAD)
+        unread = logits.new_full((logits.shape[-1],), UNREAD)
         if self.outside is not None:
             unread[self.outside] = 0
         return torch.where(are_read.unsqueeze(-1), logits, unread)
@@ -233,11 +228,7 @@ class TokenHead(FeedForwardHead):
 
 def _are_read(outputs: Tensor) -> Tensor:
     """Which outputs are those of a token, and neither of padding nor of a word without one, [B, W]."""
-    return ~((outputs == _UNREAD).any(-1) | (outputs == PADDING).all(-1))
-
-
-def _padded(rows: Sequence[Any], value: int) -> Tensor:
-    return pad_sequence([torch.as_tensor(row, dtype=torch.int64) for row in rows], True, value)
+    return ~((outputs == UNREAD).any(-1) | (outputs == PADDING).all(-1))
 
 
 def _located(words: Words, first: int, end: int) -> dict[str, Any]:
