@@ -115,7 +115,9 @@ def _shown(predicted: Any, place: int | None) -> dict[str, float] | str | None:
         of_texts = [predicted] if is_of_one else predicted
         predicted = of_texts[place] if place < len(of_texts) else None
     if isinstance(predicted, list):
-        return {entry["label"]: entry["score"] for entry in predicted}
+        # An answer may stand in several places, of which the likeliest is the first; or there is none.
+        named = ((entry.get("label", entry.get("answer")) or "none", entry["score"]) for entry in reversed(predicted))
+        return dict(named)
     return None if predicted is None else f"{predicted['score']:.2f}"
 
 

@@ -3,6 +3,7 @@
 from hf_multitask.evaluation.masked_language_modeling import MaskedLanguageEvaluation as MaskedLanguageEvaluation
 from hf_multitask.evaluation.multi_label_classification import MultiLabelEvaluation as MultiLabelEvaluation
 from hf_multitask.evaluation.multiple_choice import MultipleChoiceEvaluation as MultipleChoiceEvaluation
+from hf_multitask.evaluation.question_answering import AnswerEvaluation as AnswerEvaluation
 from hf_multitask.evaluation.ranking import RankingEvaluation as RankingEvaluation
 from hf_multitask.evaluation.regression import RegressionEvaluation as RegressionEvaluation
 from hf_multitask.evaluation.single_label_classification import SingleLabelEvaluation as SingleLabelEvaluation

@@ -3,6 +3,7 @@
 from .masked_language_modeling import MaskedLanguageModeling as MaskedLanguageModeling
 from .multi_label_classification import MultiLabelClassification as MultiLabelClassification
 from .multiple_choice import MultipleChoice as MultipleChoice
+from .question_answering import QuestionAnswering as QuestionAnswering
 from .ranking import Ranking as Ranking
 from .regression import Regression as Regression
 from .single_label_classification import SingleLabelClassification as SingleLabelClassification

@@ -24,6 +24,7 @@ CODE |= {"labels.py", "multi_label_classification.py", "regression.py", "single_
 CODE |= {"divergences.py", "task_config.py", "task_types.py"}
 CODE |= {"masked_language_modeling.py"}
 CODE |= {"multiple_choice.py"}
+CODE |= {"answers.py", "question_answering.py"}
 CODE |= {
     "pipeline_inputs.py",
     "pipeline_reading.py",

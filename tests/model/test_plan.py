@@ -71,6 +71,7 @@ def test_a_number_of_rows_means_first_texts_and_then_second_ones() -> None:
         ({"sst": 1, "sts": 0}, "5 sequences do not fit"),
         ({}, "5 sequences do not fit"),
         ({"sts": torch.tensor([[0], [1]])}, r"task 'sts': a row reads 2 of sequences: .* not \(2, 1\)"),
+        ({"sst": 1, "sts": torch.tensor([[1, 2]])}, "tasks 'sst': where one task has a plan, .* all need one"),
         ({"sts": torch.tensor([0, 1])}, r"its plan is \[B, N\], not \(2,\)"),
     ],
 )
