@@ -1,6 +1,6 @@
 """How far two predictions lie apart, for SMART and the proximal point (Jiang et al. 2020, SMART, section 3.1).
 
-The symmetric KL divergence is KL(p ‖ q) + KL(q ‖ p) = Σ (p − q)(ln p − ln q). Of probabilities with logits z and z' it is
+The symmetric KL divergence is KL(p ‖ q) + KL(q ‖ p) = Σ (p − q)(ln p − ln q). Where p and q have logits z and z', it is
 Σ (p − q)(z − z'): their normalisers cancel, since p and q have the same sum.
 """
 

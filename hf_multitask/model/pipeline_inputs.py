@@ -26,7 +26,7 @@ _READS_PAIRS_WITH_CANDIDATES = "a pair of texts with candidates, ((text, text), 
 def wanted(task: TaskConfig) -> str:
     """What a task reads, in words."""
     if "texts" in task.text_columns.values():
-        return _READS_CANDIDATES if len(task.text_columns) == 2 else _READS_PAIRS_WITH_CANDIDATES
+        return _READS_CANDIDATES if task.texts_before_candidates == 1 else _READS_PAIRS_WITH_CANDIDATES
     return _READS_PAIRS if len(task.text_columns) == 2 else _READS_TEXTS
 
 
@@ -54,7 +54,7 @@ class Row:
             first, last = columns[:-1], columns[-1]
             values = [*self.texts, *self.candidates]
             # The last column has what the others, with a text each, leave.
-            fits = self.candidates and len(self.texts) <= len(first) <= len(values)
+            fits = self.candidates and len(self.texts) == task.texts_before_candidates and len(first) <= len(values)
             return [{**dict(zip(first, values, strict=False)), last: values[len(first) :]}] if fits else []
         if self.candidates or (len(columns) == 2 and len(self.texts) == 1):
             return []

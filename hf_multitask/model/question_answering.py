@@ -14,15 +14,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from .answers import BEGINS, ENDS, AnswerReader, pairs, right_tokens
-from .rows import PADDING, Tokens, end_to_end
+from .divergences import symmetric_kl
+from .rows import PADDING, UNREAD, Tokens, end_to_end, padded
 from .task_config import LabelReader, TaskConfig, TextForm, register_task_type
 
-# The logit of a token that cannot answer. It is a number in half precision too, and no head comes to it.
-_UNREAD = -8192.0
 # Of all spans, so many are given.
 _MOST = 20
 
@@ -142,13 +140,13 @@ class QuestionAnswering(TaskConfig):
 
     def collate(self, labels: Sequence[Any]) -> Tensor:
         """The codes of each row's tokens, [B, T]; -100 beyond them."""
-        return _padded(labels, PADDING)
+        return padded(labels, PADDING)
 
     # ---- What is learnt ----
 
     def head_inputs(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """`starts` [B, T], where each token of a row's windows begins in the context; -1 of all others."""
-        return {"starts": _padded([row["starts"] for row in rows], -1)}
+        return {"starts": padded([row["starts"] for row in rows], -1)}
 
     def build_head(self, hidden_size: int) -> nn.Module:
         return AnswerHead(hidden_size, self.dropout, self.no_answer)
@@ -165,8 +163,7 @@ class QuestionAnswering(TaskConfig):
         return -logs.logsumexp(1).mean(-1).masked_fill(~is_learnt, 0)
 
     def divergences(self, outputs: Tensor, others: Tensor) -> Tensor:
-        outputs, others = _logits(outputs), _logits(others)
-        return ((outputs.softmax(1) - others.softmax(1)) * (outputs - others)).sum(1).mean(-1)
+        return symmetric_kl(_logits(outputs), _logits(others), dim=1).mean(-1)
 
     # ---- What is said ----
 
@@ -272,13 +269,13 @@ class AnswerHead(nn.Module):
         width = int(are_real.sum(1).max()) if starts is None else starts.shape[1]
         # Real tokens stand one after the other; padding goes to a place behind them, which is left out.
         places = torch.where(are_real, are_real.cumsum(1) - 1, width).unsqueeze(-1).expand_as(logits)
-        outputs = logits.new_full((len(logits), width + 1, 2), _UNREAD).scatter(1, places, logits)[:, :width]
+        outputs = logits.new_full((len(logits), width + 1, 2), UNREAD).scatter(1, places, logits)[:, :width]
         if starts is None:
             return outputs
         can_say = starts >= 0
         if self.no_answer:
             can_say = can_say | (torch.arange(width, device=starts.device) == 0)
-        return torch.where(can_say.unsqueeze(-1), outputs, _UNREAD)
+        return torch.where(can_say.unsqueeze(-1), outputs, UNREAD)
 
 
 def _windows(
@@ -342,19 +339,15 @@ def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
 
 def _are_read(outputs: Tensor) -> Tensor:
     """Which outputs are those of a token that can answer, [..., T]."""
-    return ~((outputs == _UNREAD).any(-1) | (outputs == PADDING).all(-1))
+    return ~((outputs == UNREAD).any(-1) | (outputs == PADDING).all(-1))
 
 
 def _logits(outputs: Tensor) -> Tensor:
     """Outputs in fp32, in which padding cannot answer, [B, T, 2]."""
-    return outputs.float().masked_fill((outputs == PADDING).all(-1, keepdim=True), _UNREAD)
+    return outputs.float().masked_fill((outputs == PADDING).all(-1, keepdim=True), UNREAD)
 
 
 def _are_right(outputs: Tensor, labels: Tensor) -> Tensor:
     """Whether an answer rightly begins at each token, and whether one ends there, [B, T, 2]."""
     codes = labels.long().clamp(min=0)
     return torch.stack([codes & BEGINS, codes & ENDS], -1).bool() & _are_read(outputs).unsqueeze(-1)
-
-
-def _padded(rows: Sequence[Any], value: int) -> Tensor:
-    return pad_sequence([torch.as_tensor(row, dtype=torch.int64) for row in rows], True, value)

@@ -86,6 +86,11 @@ class Ranking(TaskConfig):
         return {"anchor": "text", "positive": "text", "negatives": "texts"}
 
     @property
+    def texts_before_candidates(self) -> int:
+        """1: the positive is a candidate as the negatives are."""
+        return 1
+
+    @property
     def optional_columns(self) -> tuple[str, ...]:
         return ("negatives",)
 

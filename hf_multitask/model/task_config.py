@@ -206,6 +206,11 @@ class TaskConfig:
         return dict.fromkeys(["sentence1", "sentence2"] if self.texts == 2 else ["sentence"], "text")
 
     @property
+    def texts_before_candidates(self) -> int:
+        """Of a kind whose last column has several texts: how many a row has that are none of its candidates."""
+        return len(self.text_columns) - 1
+
+    @property
     def optional_columns(self) -> tuple[str, ...]:
         """Those of the columns of texts that rows need not have."""
         return ()

@@ -277,7 +277,9 @@ def test_a_text_without_candidates_is_refused(pipe: MultiTaskPipeline, wrong: An
         ValueError, match=r"input 1: task 'rank' reads a text with candidates, \(text, \[text, text\]\)"
     ):
         pipe(wrong, task="rank")
-    with pytest.raises(ValueError, match="input 1: give a text and its candidates, at least one"):
+    with pytest.raises(ValueError, match=r"reads a text with candidates, \(text, \[text, text\]\)"):
+        pipe((("a text", "another"), ["a", "b"]), task="rank")
+    with pytest.raises(ValueError, match="input 1: give a text, or two, and its candidates, at least one"):
         pipe(("a text", []), task="rank")
 
 
