@@ -33,11 +33,11 @@ def test_choices_are_trained_scored_predicted_and_compared(run_in_process: Calla
     run = run_in_process("train.py", *common, "--output_dir", tmp_path / "out", "--max_steps", 50, *QUICK)
     assert run.returncode == 0, run.stderr[-2000:]
     results = json.loads((tmp_path / "out" / "all_results.json").read_text())
-    assert results["eval_reviews_accuracy"] == results["eval_final_score"] > 0.5
+    assert results["eval_praise_accuracy"] == results["eval_final_score"] > 0.5
     card = (tmp_path / "out" / "README.md").read_text()
     assert "type: multiple-choice" in card
-    assert "| reviews | multiple_choice | one text with candidates | one of the row's choices |" in card
-    assert 'print(pipe(("a text", ["one", "another"]), task="reviews"))' in card
+    assert "| praise | multiple_choice | one text with candidates | one of the row's choices |" in card
+    assert 'print(pipe(("a text", ["one", "another"]), task="praise"))' in card
 
     rows = [
         {"sentence": "what is good?", "choices": ["the plot was superb.", "the plot was awful."]},
@@ -45,7 +45,7 @@ def test_choices_are_trained_scored_predicted_and_compared(run_in_process: Calla
         {"sentence": "what is good?", "choices": None},
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
-    run = run_in_process("predict.py", "--model", tmp_path / "out", "--task", "reviews", stdin=lines)
+    run = run_in_process("predict.py", "--model", tmp_path / "out", "--task", "praise", stdin=lines)
     assert run.returncode == 0, run.stderr[-2000:]
     first, second, third = map(json.loads, run.stdout.splitlines())
     assert first["choice"] == rows[0]["choices"][first["choice_id"]]
@@ -57,10 +57,10 @@ def test_choices_are_trained_scored_predicted_and_compared(run_in_process: Calla
 
     columns = ("--text", "question", "a", "b", "c", "d")
     rows_file = FOLDER / "multiple_choice" / "reviews-validation.csv"
-    run = run_in_process("predict.py", "--model", tmp_path / "out", "--task", "reviews", "--input", rows_file, *columns)
+    run = run_in_process("predict.py", "--model", tmp_path / "out", "--task", "praise", "--input", rows_file, *columns)
     assert run.returncode == 0, run.stderr[-2000:]
     assert len(run.stdout.splitlines()) == 200
 
     run = run_in_process("compare.py", *common, tmp_path / "out", tmp_path / "out")
     assert run.returncode == 0, run.stderr[-2000:]
-    assert "| reviews | accuracy |" in run.stdout
+    assert "| praise | accuracy |" in run.stdout
