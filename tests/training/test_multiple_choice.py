@@ -55,7 +55,7 @@ def test_an_evaluation_is_that_of_each_row_by_itself(tokenizer: Any, tmp_path: P
     losses, are_right = [], []
     for row in given["swag"]:
         tokens = task.tokenize(tokenizer, {"sentence": [row["sentence"]], "choices": [row["choices"]]}, 64)
-        item = {"task": "swag", **{key: values[0] for key, values in tokens.items()}}
+        item = {"task": "swag", "row": 1, **{key: values[0] for key, values in tokens.items()}}
         (logits,) = model(**trainer.data_collator([item])).logits["swag"]
         assert logits.shape == (len(row["choices"]),)
         losses.append(F.cross_entropy(logits, torch.tensor(row["label"])).item())
