@@ -33,8 +33,8 @@ from hf_multitask.data.sources import FileSource, HubSource, Source
 from hf_multitask.evaluation.own_metrics import is_own, look_in
 from hf_multitask.evaluation.task_evaluations import evaluation_of
 from hf_multitask.model.configuration_mtbert import MultiTaskBertConfig, TaskConfig
+from hf_multitask.model.kinds import task_keys
 from hf_multitask.model.messages import nearest, refuse_unknown_keys
-from hf_multitask.model.task_config import task_keys
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
 from hf_multitask_cli.arguments import CardArguments, DataArguments, ModelArguments, ReportArguments
 from hf_multitask_cli.recipe_yaml import as_boolean, load_yaml, parse_value

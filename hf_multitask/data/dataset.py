@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from hf_multitask.data.schedule import STREAM_SPAN
 from hf_multitask.data.streaming import StreamedRows
-from hf_multitask.model.task_config import row_columns
+from hf_multitask.model.kinds import row_columns
 
 _IDS = ("input_ids", "input_ids_2")
 

@@ -1,4 +1,4 @@
-"""What every kind of task says of itself, and the register of kinds.
+"""What every kind of task says of itself.
 
 A kind is a subclass of [`TaskConfig`]: its keys, its head, its loss, its divergence, how its labels are read and what
 its outputs say. `TaskConfig(type, ...)` makes an instance of the kind that is registered under that name.
@@ -11,14 +11,16 @@ Shape legend:
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from .kinds import FORMER_TYPES, KINDS, kind_of, task_keys, task_type_names
+from .kinds import register_task_type as register_task_type
 from .messages import nearest, refuse_unknown_keys
-from .rows import ENCODER_COLUMNS, encode
+from .rows import encode
 
 Pooling = Literal["cls", "mean", "max"]
 PairEncoding = Literal["bi", "cross"]
@@ -29,52 +31,6 @@ TextForm = Literal["text", "words", "texts"]
 # Reads one raw label: what is stored for it, and whether the value was taken for a class id; None for the latter where
 # a row has no label.
 LabelReader = Callable[..., tuple[Any, bool | None]]
-
-_KINDS: dict[str, type["TaskConfig"]] = {}
-# Names of config version 1, which said in one word what is predicted and of how many texts.
-_FORMER_TYPES = {"pair_classification": ("single_label_classification", 2), "pair_regression": ("regression", 2)}
-
-Kind = TypeVar("Kind", bound=type["TaskConfig"])
-
-
-def register_task_type(name: str) -> Callable[[Kind], Kind]:
-    """Makes a kind of task known by a name, as a decorator of its class.
-
-    Raises:
-        ValueError: Another class has that name.
-    """
-
-    def register(kind: Kind) -> Kind:
-        known = _KINDS.setdefault(name, kind)
-        # Reloaded, a module defines its class again.
-        if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
-            raise ValueError(f"task type {name!r} is taken, by {known.__module__}.{known.__qualname__}.")
-        _KINDS[name] = kind
-        return kind
-
-    return register
-
-
-def task_type_names() -> list[str]:
-    """The names of all kinds."""
-    return list(_KINDS)
-
-
-def task_keys() -> list[str]:
-    """The keys of all kinds."""
-    return list(dict.fromkeys(field.name for kind in _KINDS.values() for field in fields(kind)))
-
-
-def row_columns() -> list[str]:
-    """What batches are made of, of all columns that tokenized rows of any kind have."""
-    return list(dict.fromkeys([*ENCODER_COLUMNS, *(column for kind in _KINDS.values() for column in kind.ROW_COLUMNS)]))
-
-
-def _kind_of(name: Any) -> type["TaskConfig"]:
-    kind = _KINDS.get(_FORMER_TYPES.get(name, (name, 0))[0]) if isinstance(name, str) else None
-    if kind is None:
-        raise ValueError(f"type {name!r} is unknown; {nearest(str(name), [*_KINDS, *_FORMER_TYPES])}")
-    return kind
 
 
 @dataclass
@@ -157,10 +113,10 @@ class TaskConfig:
 
     def __new__(cls, type: str = "", *args: Any, **kwargs: Any) -> "TaskConfig":
         # As `pathlib.Path` does, the class gives an object of one of its subclasses.
-        return object.__new__(_kind_of(type) if cls is TaskConfig else cls)
+        return object.__new__(kind_of(type) if cls is TaskConfig else cls)
 
     def __post_init__(self) -> None:
-        if self.type in _FORMER_TYPES:
+        if self.type in FORMER_TYPES:
             self._read_former_type()
         self._check_choice("pooling", (None, *get_args(Pooling)))
         self._check_choice("pair_encoding", get_args(PairEncoding))
@@ -181,7 +137,7 @@ class TaskConfig:
 
     def _read_former_type(self) -> None:
         """Turns a name of config version 1 into what it means now."""
-        self.type, self.texts = _FORMER_TYPES[self.type]
+        self.type, self.texts = FORMER_TYPES[self.type]
 
     def _check_choice(self, name: str, choices: Sequence[Any]) -> None:
         if (value := getattr(self, name)) not in choices:
@@ -387,13 +343,13 @@ class TaskConfig:
             raise ValueError(f"must be a mapping with a type, not {values!r}.")
         if "type" not in values:
             raise ValueError(f"type is missing; known: {', '.join(task_type_names())}.")
-        kind = _kind_of(values["type"])
+        kind = kind_of(values["type"])
         known = [field.name for field in fields(kind)]
         elsewhere = set(task_keys()).difference(known)
         if version < 2:
             values = {key: value for key, value in values.items() if key not in elsewhere}
         for key in elsewhere.intersection(values):
-            kinds = [name for name, other in _KINDS.items() if key in [field.name for field in fields(other)]]
+            kinds = [name for name, other in KINDS.items() if key in [field.name for field in fields(other)]]
             raise ValueError(f"{key} is a key of {', '.join(kinds)}, not of {values['type']}.")
         refuse_unknown_keys(values, known)
         return kind(**values)

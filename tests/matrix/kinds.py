@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from hf_multitask import MultiTaskBertModel, MultiTaskTrainer, MultiTaskTrainingArguments, TaskConfig
 from hf_multitask.data.preparation import PreparedData, prepare
 from hf_multitask.data.sources import Source
-from hf_multitask.model.task_config import task_type_names
+from hf_multitask.model.kinds import task_type_names
 from hf_multitask.recipe import RecipeParser
 from hf_multitask.scoring import Scored, score
 from tests.conftest import ROOT, tiny_model, without_dropout

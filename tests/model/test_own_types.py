@@ -20,7 +20,7 @@ from hf_multitask.evaluation import task_evaluation
 from hf_multitask.evaluation.report import build_report
 from hf_multitask.evaluation.task_evaluations import TaskPredictions, evaluation_of
 from hf_multitask.evaluation.uncertainty import all_intervals
-from hf_multitask.model import task_config
+from hf_multitask.model import kinds as register
 from tests.conftest import ROOT, TASKS, tiny_model
 
 IDS = torch.arange(5, 25).reshape(4, 5)
@@ -35,7 +35,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     folder = tmp_path / "mine"
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.setattr(task_config, "_KINDS", dict(task_config._KINDS))
+    monkeypatch.setattr(register, "KINDS", dict(register.KINDS))
     monkeypatch.setattr(task_evaluation, "_EVALUATIONS", dict(task_evaluation._EVALUATIONS))
     names = []
 
@@ -164,7 +164,7 @@ def test_who_loads_without_the_module_is_told_which_one_it_is(
     ordinal: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_model({"stars": STARS}).save_pretrained(tmp_path / "saved")
-    monkeypatch.delitem(task_config._KINDS, "ordinal_classification")
+    monkeypatch.delitem(register.KINDS, "ordinal_classification")
     with pytest.raises(
         ValueError, match=r"task 'stars': type 'ordinal_classification' is of the module ordinal: import"
     ):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_multitask import MultiTaskBertModel, TaskConfig
-from hf_multitask.model import task_config
+from hf_multitask.model import kinds as register
 from hf_multitask.model.plan import ABSENT, numbered, read_plan, row_counts
 from hf_multitask.model.task_config import register_task_type
 from tests.conftest import TASKS, tiny_model
@@ -37,7 +37,7 @@ class LargestTokenHead(LargestHead):
 @pytest.fixture
 def kinds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two kinds whose rows have any number of sequences."""
-    monkeypatch.setattr(task_config, "_KINDS", dict(task_config._KINDS))
+    monkeypatch.setattr(register, "KINDS", dict(register.KINDS))
 
     @register_task_type("largest")
     @dataclass

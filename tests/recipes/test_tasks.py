@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hf_multitask.evaluation.task_evaluations import evaluation_of
-from hf_multitask.model.task_config import task_type_names
+from hf_multitask.model.kinds import task_type_names
 from hf_multitask.recipe import RecipeParser
 from tests.conftest import ROOT
 from tests.recipes.conftest import QUICK
