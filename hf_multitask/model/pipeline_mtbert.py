@@ -53,7 +53,8 @@ class MultiTaskPipeline(Pipeline):
     first, if `top_k` is not 1); where a text has several labels or none, always a list of such, by default of those
     that reach their thresholds; of a regression, `score`, within the task's range; of a token classification, a list of
     entities, each with `entity_group`, `score`, `word`, and `start` and `end` in characters, as transformers gives them
-    with `aggregation_strategy="simple"`. A generator, a `torch` dataset, or what has no length gives an iterator.
+    with `aggregation_strategy="simple"`; of a choice, from `(text, [choices])`, `choice` (its text), `choice_id` and
+    `score`. A generator, a `torch` dataset, or what has no length gives an iterator.
 
     Raises:
         ValueError: A model without tasks, an unknown task, or an input that a task cannot read; the message gives its
