@@ -290,7 +290,7 @@ class Comparison:
     def measure_scores(self, run: str, seed: int) -> None:
         self.ledger.measure(self._score("ours", run, seed), partial(self.bench.our_scores, run, seed))
         for name in RUNS[run]:
-            self.ledger.measure(self._score("theirs", name, seed), lambda name=name: self.bench.their_score(name, seed))
+            self.ledger.measure(self._score("theirs", name, seed), partial(self.bench.their_score, name, seed))
 
     def line(self, run: str, name: str) -> str:
         """A line of the table; what was not measured is empty."""
@@ -332,8 +332,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=float, default=1.0, help="No more steps than these take.")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--max-length", type=int, default=256)
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--head-learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=2e-4)
+    parser.add_argument("--head-learning-rate", type=float, default=2e-3)
     parser.add_argument("--time-steps", type=int, default=40, help="Of each side, for times.")
     parser.add_argument("--warmup", type=int, default=5, help="Steps before them that are not counted.")
     either = parser.add_mutually_exclusive_group()

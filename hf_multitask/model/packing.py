@@ -41,6 +41,9 @@ logger = logging.get_logger(__name__)
 # Lengths of groups are multiples of it: torch's softmax takes up to ten times as long for other lengths on a CPU.
 _MULTIPLE = 16
 _ROW_MULTIPLE = 32
+# Scores of attention that a CPU computes at a time, 8 MB in fp32. All those of many long sequences would fit no cache,
+# and stand in memory that the system hands out anew for each pass, page by page: that took three times as long.
+_MOST_SCORES = 1 << 21
 _PACKED = "packed_sdpa"
 # Kernels that take the boundaries of sequences themselves. They need a GPU; see the README for what was run.
 _VARIABLE_LENGTH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
@@ -180,8 +183,17 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float, scali
     """Attention of [G, heads, N, head size], by torch's kernels; a CPU has none with dropout."""
     if not dropout or not draws_bits(q):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
-    scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
-    weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1, dtype=torch.float32)
+    scale = q.shape[-1] ** -0.5 if scaling is None else scaling
+    sequences = max(1, _MOST_SCORES // (q.shape[1] * q.shape[2] ** 2))
+    parts = zip(*(states.split(sequences) for states in (q * scale, k, v, mask)), strict=True)
+    return torch.cat([_attend_to_part(q, k, v, mask, dropout) for q, k, v, mask in parts])
+
+
+def _attend_to_part(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Tensor:
+    scores = q @ k.transpose(2, 3)
+    # In place: each pass over the scores counts.
+    scores += torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(-1, dtype=torch.float32)
     return bit_dropout(weights, dropout).to(v.dtype) @ v
 
 

@@ -129,6 +129,23 @@ def test_attention_with_dropout_is_attention_then_dropout() -> None:
     torch.testing.assert_close(means, exact, atol=0.2, rtol=0)
 
 
+def test_attention_in_parts_is_that_of_all_sequences_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    packing = pack([17, 20, 24, 30, 29])
+    inputs = torch.randn(3, 1, 2, 128, 8, requires_grad=True)
+
+    def attention(most_scores: int) -> tuple[torch.Tensor, torch.Tensor]:
+        monkeypatch.setattr("hf_multitask.model.packing._MOST_SCORES", most_scores)
+        # A mask's bits are drawn one after the other, whatever the parts.
+        torch.manual_seed(0)
+        output, _ = packed_attention(torch.nn.Module(), *inputs, None, packing, dropout=0.5)
+        return output, torch.autograd.grad(output.square().sum(), inputs)[0]
+
+    whole = attention(1 << 21)
+    # One sequence at a time, and two, of those of up to 32 tokens.
+    for most_scores in (1, 2 * 2 * 32 * 32):
+        torch.testing.assert_close(attention(most_scores), whole)
+
+
 def test_a_plain_padded_batch_is_read_as_before_after_packing_was_used(tokenizer: Any) -> None:
     model = model_of("bert")
     padded, packed = both_layouts(random_rows([5, 9, 4, 8, 3, 7], model), model, tokenizer)
