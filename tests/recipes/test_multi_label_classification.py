@@ -1,7 +1,6 @@
 """The recipes with one kind of task each, on data that their generators make."""
 
 import csv
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -106,17 +105,6 @@ def test_several_labels_are_learnt(run_in_process: Callable, tmp_path: Path) -> 
     results = json.loads((tmp_path / "out" / "all_results.json").read_text())
     assert results["eval_topics_f1_macro"] > 0.9
     assert "topics-labels.svg" in {path.name for path in (tmp_path / "out" / "report").iterdir()}
-
-
-def test_the_generator_makes_every_file_byte_for_byte(tmp_path: Path) -> None:
-    spec: Any = importlib.util.spec_from_file_location("generate_topics", TOPICS / "generate.py")
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
-    generate.write_all(tmp_path)
-    made = sorted(tmp_path.iterdir())
-    assert [path.name for path in made] == ["topics-train.csv", "topics-validation.csv"]
-    for path in made:
-        assert path.read_bytes() == (TOPICS / path.name).read_bytes()
 
 
 def test_no_validation_text_stands_in_training_and_some_rows_have_no_labels() -> None:

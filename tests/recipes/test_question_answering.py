@@ -28,11 +28,8 @@ def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return {path.stem: [json.loads(line) for line in path.open()] for path in sorted(folder.glob("*.jsonl"))}
 
 
-def test_the_generator_makes_the_questions_byte_for_byte(generate: Any, tmp_path: Path) -> None:
-    generate.write_all(tmp_path)
-    for path in sorted(tmp_path.iterdir()):
-        assert path.read_bytes() == (FOLDER / "question_answering" / path.name).read_bytes(), path.name
-    rows = read(tmp_path)
+def test_no_question_of_training_is_evaluated() -> None:
+    rows = read(FOLDER / "question_answering")
     assert {name: len(of_split) for name, of_split in rows.items()} == {
         "questions-train": 600,
         "questions-validation": 150,

@@ -1,6 +1,5 @@
 """A ranking as a user of the recipes has it: its data, its candidates in a file, and what is said of them."""
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,17 +10,6 @@ import pytest
 from tests.conftest import ROOT, tiny_model
 
 FOLDER = ROOT / "recipes" / "tasks" / "ranking"
-
-
-def test_the_generator_recreates_the_files_byte_for_byte(tmp_path: Path) -> None:
-    spec: Any = importlib.util.spec_from_file_location("generate_facts", FOLDER / "generate.py")
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
-    generate.write_all(tmp_path)
-    made = sorted(path.name for path in tmp_path.iterdir())
-    assert made == ["facts-train.jsonl", "facts-validation.jsonl"]
-    for name in made:
-        assert (tmp_path / name).read_bytes() == (FOLDER / name).read_bytes(), name
 
 
 def test_no_text_of_a_file_is_right_for_two_rows() -> None:

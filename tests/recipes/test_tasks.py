@@ -1,6 +1,7 @@
 """The recipes of `recipes/tasks/`: one for each kind of task, each on data that come with the repository."""
 
 import json
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +13,22 @@ from hf_multitask.recipe import RecipeParser
 from tests.conftest import ROOT
 from tests.recipes.conftest import QUICK
 
-RECIPES = sorted((ROOT / "recipes" / "tasks").glob("*.yaml"))
+FOLDER = ROOT / "recipes" / "tasks"
+RECIPES = sorted(FOLDER.glob("*.yaml"))
+GENERATORS = sorted(FOLDER.glob("*/generate.py"))
 
 
 def test_every_kind_has_one() -> None:
     assert {path.stem for path in RECIPES} >= set(task_type_names())
+
+
+@pytest.mark.parametrize("path", GENERATORS, ids=lambda path: path.parent.name)
+def test_a_generator_makes_its_files_byte_for_byte(path: Path, tmp_path: Path) -> None:
+    runpy.run_path(str(path))["write_all"](tmp_path)
+    made = sorted(file.name for file in tmp_path.iterdir())
+    assert made == sorted(file.name for file in path.parent.iterdir() if file.is_file() and file != path)
+    for name in made:
+        assert (tmp_path / name).read_bytes() == (path.parent / name).read_bytes(), name
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
