@@ -61,19 +61,19 @@ def page(pipe: Any, title: str) -> gr.Blocks:
         pipe: A multi-task pipeline.
         title: Its heading.
     """
-    # What ranks candidates or chooses from them has no box for these.
-    tasks = {name: task for name, task in pipe.model.config.tasks.items() if "texts" not in task.text_columns.values()}
+    tasks = pipe.model.config.tasks
     with gr.Blocks(title=title, analytics_enabled=False) as blocks:
         gr.Markdown(f"# {title}\n\nTasks of one text read each of the two; tasks of pairs need both.")
         with gr.Row():
-            first = gr.Textbox(label="Text", lines=2)
-            second = gr.Textbox(label="Second text (for pairs)", lines=2)
+            boxes = [gr.Textbox(label="Text", lines=2), gr.Textbox(label="Second text (for pairs)", lines=2)]
+            if any(map(_reads_candidates, tasks.values())):
+                boxes.append(gr.Textbox(label="Candidates (one on each line)", lines=2))
         button = gr.Button("Predict", variant="primary")
         # By task, and for a task of one text also by which of the two it reads.
         outputs: dict[tuple[str, int | None], gr.Label | gr.HighlightedText | gr.JSON] = {}
         with gr.Row():
             for name, task in tasks.items():
-                for place in (None,) if task.texts == 2 else (0, 1):
+                for place in (None,) if task.texts == 2 or _reads_candidates(task) else (0, 1):
                     label = name if place is None else f"{name}, {('first', 'second')[place]} text"
                     if bounds := getattr(task, "score_range", None):
                         label += " (from {:g} to {:g})".format(*bounds)
@@ -81,61 +81,72 @@ def page(pipe: Any, title: str) -> gr.Blocks:
                         if "words" in task.text_columns.values():
                             outputs[name, place] = gr.HighlightedText(label=label)
                         elif task.label_names or "score" in task.PREDICTION_KEYS:
-                            outputs[name, place] = gr.Label(label=label, num_top_classes=len(task.label_names) or 1)
+                            outputs[name, place] = gr.Label(label=label, num_top_classes=len(task.label_names) or 5)
                         else:
                             outputs[name, place] = gr.JSON(label=label)
 
-        def predict(text: str, text_pair: str) -> list[Any]:
+        def predict(text: str, text_pair: str, candidates: str = "") -> list[Any]:
             # A blank text could be predicted, but here it is a box that nobody has filled in.
             if not text.strip():
                 raise gr.Error("A text is blank.")
+            texts = [text, text_pair] if text_pair.strip() else [text]
             try:
-                predicted = pipe((text, text_pair) if text_pair.strip() else text, top_k=None)
+                predicted = _predicted(pipe, texts, [line for line in candidates.splitlines() if line.strip()])
             except ValueError as error:
                 raise gr.Error(str(error).removeprefix("input 1: ").capitalize()) from error
-            texts = [text, text_pair] if text_pair.strip() else [text]
+            said = {key: _of_text(predicted.get(key[0]), key[1], texts) for key in outputs}
             return [
-                _marked(predicted[name], place, texts)
-                if "words" in tasks[name].text_columns.values()
-                else _shown(predicted.get(name), place)
+                _marked(said[name, place], texts[place or 0])
+                if isinstance(box, gr.HighlightedText) and said[name, place] is not None
+                else _shown(said[name, place])
                 if isinstance(box, gr.Label)
-                else _of_text(predicted.get(name), place, texts)
+                else said[name, place]
                 for (name, place), box in outputs.items()
             ]
 
-        gr.on([button.click, first.submit, second.submit], predict, [first, second], list(outputs.values()))
+        events = [button.click, *(box.submit for box in boxes[:2])]
+        gr.on(events, predict, boxes, list(outputs.values()))
     return blocks
 
 
-def _shown(predicted: Any, place: int | None) -> dict[str, float] | str | None:
-    """What shows a task's predictions: the probability of each class, or the score; None where it has none."""
-    if place is not None and predicted is not None:
-        # Of one text there is one prediction, of two there is one for each.
-        is_of_one = isinstance(predicted, dict) or (isinstance(predicted[0], dict) and "label" in predicted[0])
-        of_texts = [predicted] if is_of_one else predicted
-        predicted = of_texts[place] if place < len(of_texts) else None
-    if isinstance(predicted, list):
-        # An answer may stand in several places, of which the likeliest is the first; or there is none.
-        named = ((entry.get("label", entry.get("answer")) or "none", entry["score"]) for entry in reversed(predicted))
-        return dict(named)
-    return None if predicted is None else f"{predicted['score']:.2f}"
+def _reads_candidates(task: Any) -> bool:
+    return "texts" in task.text_columns.values()
+
+
+def _predicted(pipe: Any, texts: list[str], candidates: list[str]) -> dict[str, Any]:
+    """What all tasks say that read the texts, or the texts with candidates, each with all its answers."""
+    asked = tuple(texts) if len(texts) == 2 else texts[0]
+    inputs: list[Any] = [(asked, candidates)] if candidates else []
+    if not all(map(_reads_candidates, pipe.model.config.tasks.values())):
+        inputs.append(asked)
+    elif not candidates:
+        raise ValueError("there are no candidates, which all tasks of this model read.")
+    return {name: said for one in inputs for name, said in pipe(one, top_k=None).items()}
 
 
 def _of_text(predicted: Any, place: int | None, texts: list[str]) -> Any:
-    """What a task says of a text, or of both, as it says it; None where there is no such text."""
+    """What a task says of one of the texts, or of all it reads, as it says it; None where it says nothing."""
     if place is None or predicted is None:
         return predicted
+    # Of one text there is one prediction, of two there is one for each.
     of_texts = [predicted] if len(texts) == 1 else predicted
     return of_texts[place] if place < len(texts) else None
 
 
-def _marked(predicted: Any, place: int | None, texts: list[str]) -> list[tuple[str, str | None]] | None:
-    """A text in parts, each with the entity that it is, if it is one; None where there is no such text."""
-    if place is None or place >= len(texts):
-        return None
+def _shown(said: Any) -> dict[str, float] | str | None:
+    """What shows a prediction: the score of each answer by its text, or the only score."""
+    if isinstance(said, list):
+        # A text may be several answers, of which the likeliest is the first; an empty one says that there is none.
+        named = ((next(value for value in entry.values() if isinstance(value, str)), entry) for entry in reversed(said))
+        return {text or "none": entry["score"] for text, entry in named}
+    return None if said is None else f"{said['score']:.2f}"
+
+
+def _marked(entities: list[dict[str, Any]], text: str) -> list[tuple[str, str | None]]:
+    """A text in parts, each with the entity that it is, if it is one."""
     parts: list[tuple[str, str | None]] = []
-    text, end = texts[place], 0
-    for entity in predicted if len(texts) == 1 else predicted[place]:
+    end = 0
+    for entity in entities:
         parts += [(text[end : entity["start"]], None), (entity["word"], entity["entity_group"])]
         end = entity["end"]
     return [part for part in [*parts, (text[end:], None)] if part[0]]

@@ -144,10 +144,40 @@ def test_the_page_marks_the_entities_of_a_text(tokenizer: Any) -> None:
         {"entity_group": "animal", "word": "dog", "start": 12, "end": 15},
     ]
     marked = [("the ", None), ("big cat", "animal"), (" ", None), ("dog", "animal"), (" sat", None)]
-    assert demo["_marked"](entities, 0, ["the big cat dog sat"]) == marked
-    assert demo["_marked"](entities, 1, ["the big cat dog sat"]) is None
-    assert demo["_marked"]([[], entities], 1, ["a", "the big cat dog sat"]) == marked
+    assert demo["_marked"](entities, "the big cat dog sat") == marked
     (predict, *_) = demo["page"](pipe, "a model").fns.values()
     shown = predict.fn("the cat sat", "")
     assert "".join(part for part, _ in shown[-2]) == "the cat sat"
     assert shown[-1] is None
+
+
+def test_the_page_shows_answers_candidates_and_masked_words(tokenizer: Any) -> None:
+    pytest.importorskip("gradio")
+    tasks = {
+        **TASKS,
+        "asked": {"type": "question_answering"},
+        "words": {"type": "masked_language_modeling"},
+        "next": {"type": "multiple_choice"},
+        "found": {"type": "ranking"},
+    }
+    page = runpy.run_path(str(ROOT / "recipes" / "demo.py"))["page"]
+    (predict, *_) = page(MultiTaskPipeline(tiny_model(tasks), tokenizer), "a model").fns.values()
+    *_, asked, masked, none, chosen, found = predict.fn("the [MASK] sat", "", "a cat\n\na dog\n")
+    assert asked is None
+    assert [set(one) for one in masked[0]] == [{"score", "token", "token_str", "sequence"}] * len(masked[0])
+    assert none is None
+    assert chosen.keys() == found.keys() == {"a cat", "a dog"}
+    *_, asked, masked, none, chosen, found = predict.fn("who sat", "the big cat sat", "")
+    assert asked.keys() <= {"the big cat sat"[i:j] for i in range(15) for j in range(16)}
+    assert (masked, none, chosen, found) == ([], [], None, None)
+
+
+def test_the_page_of_a_model_that_reads_candidates_alone_asks_for_them(tokenizer: Any) -> None:
+    gradio = pytest.importorskip("gradio")
+    page = runpy.run_path(str(ROOT / "recipes" / "demo.py"))["page"]
+    (predict, *_) = page(
+        MultiTaskPipeline(tiny_model({"next": {"type": "multiple_choice"}}), tokenizer), "x"
+    ).fns.values()
+    assert predict.fn("a cat", "", "sat\nran")[0].keys() == {"sat", "ran"}
+    with pytest.raises(gradio.Error, match="There are no candidates"):
+        predict.fn("a cat", "", "")
