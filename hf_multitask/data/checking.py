@@ -3,7 +3,9 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
+from string import ascii_uppercase
 from typing import Any
 
 import pyarrow.compute as pc
@@ -177,11 +179,14 @@ def matching_text_columns(
         there: The columns that there are: of optional ones that are not named, those are read.
 
     Raises:
-        ValueError: They are too few or too many, or one is there twice.
+        ValueError: They are too few or too many, or one is there twice; or none is given, and what is there may be an
+            optional one.
     """
     wanted, optional = list(task.text_columns), task.optional_columns
     if not given:
         left_out = set(optional).difference(optional if there is None else there)
+        for column in left_out:
+            _refuse_if_meant(column, [name for name in wanted if name not in left_out], there or ())
         return {column: column for column in wanted if column not in left_out}
     takes_more = task.text_columns[wanted[-1]] == "texts"
     least = len(wanted) - len(optional)
@@ -197,6 +202,17 @@ def matching_text_columns(
     if len(given) > len(wanted):
         columns[wanted[-1]] = given[len(wanted) - 1 :]
     return columns
+
+
+def _refuse_if_meant(optional: str, read: Sequence[str], there: Sequence[str]) -> None:
+    """Refuses columns that may be an optional one under another name: they would not be read, and nobody would know."""
+    names = {name.lower(): name for name in there if name not in read}
+    alike = set(get_close_matches(optional, names, n=len(names) + 1))
+    if found := [name for lowered, name in names.items() if lowered in alike]:
+        raise ValueError(
+            f"text must say whether {', '.join(map(repr, found))} is read, as {optional}: "
+            f"[{', '.join([*read, *found])}], or [{', '.join(read)}] if not."
+        )
 
 
 def _check_batch(
@@ -229,14 +245,21 @@ def _check_batch(
 
 
 def _value_in(batch: Mapping[str, list[Any]], column: str | list[str], row: int) -> Any:
-    """A row's raw value; of several columns, a list of theirs without those that are missing at its end, which in a
-    csv file are empty."""
+    """A row's raw value; of several columns, the texts that they have, of which the last may be absent."""
     if isinstance(column, str):
-        return batch[column][row]
+        return _without_letters(batch[column][row])
     values = [batch[name][row] for name in column]
-    while values and (_is_missing(values[-1]) or values[-1] == ""):
+    while values and _is_absent(values[-1]):
         values.pop()
-    return values
+    return [_in_column(name, _text, value) for name, value in zip(column, values, strict=False)]
+
+
+def _without_letters(value: Any) -> Any:
+    """Of choices with their letters from A on, as CommonsenseQA has them, the choices alone."""
+    if isinstance(value, Mapping) and value.keys() == {"label", "text"}:
+        letters = list(ascii_uppercase[: len(value["text"] or ())])
+        return value["text"] if value["label"] == letters else value
+    return value
 
 
 def _label_in(batch: Mapping[str, list[Any]], column: str | list[str], row: int) -> Any:
@@ -258,6 +281,11 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
+def _is_absent(value: Any) -> bool:
+    """Whether a column of texts that need not be there has none: in a csv file, that is an empty cell."""
+    return _is_missing(value) or value == ""
+
+
 def _text(value: Any) -> str:
     if _is_missing(value):
         raise ValueError("is missing.")
@@ -271,7 +299,12 @@ def _text(value: Any) -> str:
 
 def _text_of(value: Any) -> str:
     """A text, or that of a list of words, which other tasks may read as words."""
-    return " ".join(_words(value)) if isinstance(value, list) else _text(value)
+    if not isinstance(value, list):
+        return _text(value)
+    words = _words(value)
+    if texts := [word for word in words if len(word.split()) > 1]:
+        raise ValueError(f"has several texts, such as {texts[0]!r:.100}, where a row has one, or a list of its words.")
+    return " ".join(words)
 
 
 def _words(value: Any) -> list[str]:
@@ -294,7 +327,7 @@ def _checked_text(task: TaskConfig, name: str, read: Callable[[Any], Any], value
 
 def _texts_of(value: Any) -> list[str]:
     """Several texts, or one that comes alone; none where the column is empty."""
-    if _is_missing(value):
+    if _is_absent(value):
         return []
     if isinstance(value, str) and not value.lstrip().startswith("["):
         # As of a triplet, whose one negative is a column.

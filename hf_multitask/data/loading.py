@@ -129,13 +129,14 @@ def log_report(name: str, report: SplitReport, max_length: int) -> None:
 
 
 def count_overlap(train: Dataset, other: Dataset, task: TaskConfig) -> int:
-    """How many rows of `other` have texts that stand in `train` too (labels are not compared)."""
-    seen = set(_texts(train, task))
-    return sum(texts in seen for texts in _texts(other, task))
+    """How many rows of `other` have texts that stand in `train` too (labels and optional texts are not compared)."""
+    names = [column for column in task.text_columns if column not in task.optional_columns]
+    seen = set(_texts(train, names))
+    return sum(texts in seen for texts in _texts(other, names))
 
 
-def _texts(rows: Dataset, task: TaskConfig) -> Iterable[tuple[str, ...]]:
-    columns = [rows[column] for column in task.text_columns if column in rows.column_names]
+def _texts(rows: Dataset, names: Iterable[str]) -> Iterable[tuple[str, ...]]:
+    columns = [rows[column] for column in names]
     # Words are compared by the text that they make.
     return zip(*([_joined(text).strip() for text in column] for column in columns), strict=True)
 

@@ -57,7 +57,7 @@ def test_a_passage_and_a_question_are_two_texts(tmp_path: Path) -> None:
     [
         ("Who?,he,,,0", "column ['a', 'b', 'c'] has 1 choice, and a row has at least two."),
         ("Who?,,,,0", "column ['a', 'b', 'c'] has no choices, and a row has at least two."),
-        ("Who?,he,,she,0", "column ['a', 'b', 'c'] has a text 2 that is empty."),
+        ("Who?,he,,she,0", "column 'b' is empty."),
         ("Who?,he,she,he,0", "column ['a', 'b', 'c'] has the choice 'he' twice"),
         ("Who?,he,she,,2", "column 'answer' is '2', none of the row's 2 choices: give the text of one of them or a"),
         ("Who?,2,3,4,2", "column 'answer' is '2', which is the text of one choice and could be the place of another"),
@@ -73,6 +73,20 @@ def test_a_bad_row_is_named_with_its_column(tmp_path: Path, row: str, problem: s
         load_split("swag", TASK, source, "train")
     rows, report = load_split("swag", TASK, source, "train", on_bad_rows="drop")
     assert (len(rows), report.all_dropped) == (1, 1)
+
+
+def test_choices_may_come_with_their_letters_as_commonsenseqa_has_them() -> None:
+    def check(letters: list[str]) -> tuple[Dataset, list[str]]:
+        choices = {"label": letters, "text": ["he", "she"]}
+        given = Dataset.from_list([{"sentence": "Who?", "choices": choices, "label": "B"}])
+        rows, bad, _ = check_rows(given, TASK, {name: name for name in given.column_names})
+        return rows, [row.problem for row in bad]
+
+    rows, bad = check(["A", "B"])
+    assert (rows["choices"], rows["label"], bad) == ([["he", "she"]], [1], [])
+    # By letters in another order, B is another choice.
+    rows, (problem,) = check(["B", "A"])
+    assert problem.startswith("column 'choices' is {'label': ['B', 'A']")
 
 
 def test_classes_of_a_dataset_are_letters_or_numbers() -> None:
