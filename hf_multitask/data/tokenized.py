@@ -12,6 +12,9 @@ from transformers import PreTrainedTokenizerBase
 from hf_multitask.data.checking import BadRow, check_rows, label_feature
 from hf_multitask.model.configuration_mtbert import TaskConfig
 
+# What a tokenizer gives for each token.
+_OF_TOKENS = ("input_ids", "token_type_ids", "attention_mask")
+
 
 def check_tokenized(
     rows: Dataset,
@@ -63,7 +66,7 @@ def check_tokenized(
         try:
             cut = rows
             if task.SEQUENCES_VARY:
-                _check_sequences(cut, most_tokens, sizes or {})
+                cut = _check_sequences(cut, tokenizer, most_tokens, sizes or {})
             else:
                 for suffix in ["", "_2"][: task.sequences_per_row]:
                     cut = _cut_to_mask(cut, suffix, tokenizer, most_tokens, sizes or {})
@@ -80,14 +83,24 @@ def check_tokenized(
         cut, with_bad_labels, by_id = _with_checked_labels(cut, task, label, label_map)
         bad += [BadRow(int(numbers[row.row - 1]), row.problem) for row in with_bad_labels]
         numbers = np.delete(numbers, [row.row - 1 for row in with_bad_labels])
-    if "label" in cut.column_names and type(task).label_fits is not TaskConfig.label_fits:
-        do_fit = np.array([task.label_fits(row) for row in cut], dtype=bool)
-        misfits = zip(numbers[~do_fit], cut.select(np.flatnonzero(~do_fit))["label"], strict=True)
-        bad += [BadRow(int(number), f"has a label that its tokens do not fit: {label}.") for number, label in misfits]
-        cut, numbers = cut.select(np.flatnonzero(do_fit)), numbers[do_fit]
-    if bad and "row" not in cut.column_names:
+    if type(task).check_row is not TaskConfig.check_row:
+        problems = [_problem(task, row) for row in cut]
+        bad += [BadRow(int(numbers[i]), problem) for i, problem in enumerate(problems) if problem]
+        are_good = [i for i, problem in enumerate(problems) if not problem]
+        cut, numbers = cut.select(are_good), numbers[are_good]
+    # Without rows, `datasets` adds no column.
+    if bad and len(cut) and "row" not in cut.column_names:
         cut = cut.add_column("row", numbers)
     return cut, sorted(bad, key=lambda row: row.row), by_id
+
+
+def _problem(task: TaskConfig, row: Mapping[str, Any]) -> str:
+    """What is wrong with a row by its kind; empty where nothing is."""
+    try:
+        task.check_row(row)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 class _BadRowsError(Exception):
@@ -156,14 +169,17 @@ def _cut_to_mask(
                 rows, {column: lists.values[mask.values == 1] for column, lists in columns.items()}, lengths
             )
     else:
-        _refuse_padding(ids, tokenizer, mask_name)
+        is_padded = _are_padded(ids.values, lengths, tokenizer)
+        advice = "keep that column, or tokenize without padding"
+        _refuse(is_padded, f"has padding, and no {mask_name} that shows it: {advice}")
     _refuse(lengths > most_tokens, f"is longer than the {most_tokens} tokens that the model takes: cut its {name}")
     return rows
 
 
-def _check_sequences(rows: Dataset, most_tokens: int, sizes: Mapping[str, int]) -> None:
-    """Refuses rows of any number of sequences whose `lengths` do not say where each of them ends, or with one that
-    cannot be read."""
+def _check_sequences(
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase | None, most_tokens: int, sizes: Mapping[str, int]
+) -> Dataset:
+    """The rows without a mask, if `lengths` say where each of their sequences ends, and all of these can be read."""
     table = rows.with_format("arrow")[:]
     ids, lengths = _Lists(table, "input_ids"), _Lists(table, "lengths")
     _refuse(np.minimum.reduceat(lengths.values, lengths.starts) < 1, "has lengths below 1")
@@ -171,7 +187,17 @@ def _check_sequences(rows: Dataset, most_tokens: int, sizes: Mapping[str, int]) 
     _refuse(are_other, "has lengths whose sum is not the number of its input_ids")
     longest = np.maximum.reduceat(lengths.values, lengths.starts)
     _refuse(longest > most_tokens, f"has more than the {most_tokens} tokens that the model takes among its lengths")
-    _refuse_unknown(ids, np.ones(len(ids.values), dtype=bool), "input_ids", sizes.get("input_ids"))
+    columns = {column: _Lists(table, column) for column in _OF_TOKENS if column in rows.column_names}
+    for column, lists in columns.items():
+        _refuse(lists.lengths != ids.lengths, f"has another number of {column} than of input_ids")
+    for column in {"input_ids", "token_type_ids"}.intersection(columns):
+        _refuse_unknown(columns[column], np.ones(len(ids.values), dtype=bool), column, sizes.get(column))
+    is_padded = np.maximum.reduceat(_are_padded(ids.values, lengths.values, tokenizer), lengths.starts)
+    if "attention_mask" in columns:
+        is_padded = np.minimum.reduceat(columns["attention_mask"].values, ids.starts) != 1
+        rows = rows.remove_columns("attention_mask")
+    _refuse(is_padded, "has padding, and its sequences stand end to end, as lengths says: tokenize without padding")
+    return rows
 
 
 def _real_lengths(mask: _Lists, name: str) -> np.ndarray:
@@ -230,19 +256,20 @@ def _refuse_unknown(lists: _Lists, is_real: np.ndarray, name: str, size: int | N
     _refuse(are_bad, f"has {number} among its {name}, and the model knows {known}: {advice}")
 
 
-def _refuse_padding(ids: _Lists, tokenizer: PreTrainedTokenizerBase | None, mask_name: str) -> None:
-    """Refuses rows that begin or end in padding. Where its token ends texts too, one of them is none, and two are."""
+def _are_padded(ids: np.ndarray, lengths: np.ndarray, tokenizer: PreTrainedTokenizerBase | None) -> np.ndarray:
+    """Which sequences, of these lengths and end to end, begin or end in padding. Where its token ends texts too, one of
+    them is none, and two are."""
     pad = getattr(tokenizer, "pad_token_id", None)
     edges = [getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "cls", "sep")]
     ends_texts = pad in edges
     if pad is None or (not ends_texts and pad == getattr(tokenizer, "unk_token_id", None)):
-        return
-    is_pad, ends = ids.values == pad, ids.starts + ids.lengths - 1
-    is_padded = is_pad[ids.starts] | is_pad[ends]
-    if ends_texts:
-        begins = is_pad[ids.starts] & is_pad[np.minimum(ids.starts + 1, ends)]
-        is_padded = (ids.lengths > 1) & (begins | (is_pad[ends] & is_pad[np.maximum(ends - 1, ids.starts)]))
-    _refuse(is_padded, f"has padding, and no {mask_name} that shows it: keep that column, or tokenize without padding")
+        return np.zeros(len(lengths), dtype=bool)
+    is_pad, starts = ids == pad, np.cumsum(lengths) - lengths
+    ends = starts + lengths - 1
+    if not ends_texts:
+        return is_pad[starts] | is_pad[ends]
+    begins = is_pad[starts] & is_pad[np.minimum(starts + 1, ends)]
+    return (lengths > 1) & (begins | (is_pad[ends] & is_pad[np.maximum(ends - 1, starts)]))
 
 
 def _replace(rows: Dataset, values: Mapping[str, np.ndarray], lengths: np.ndarray) -> Dataset:
@@ -264,6 +291,8 @@ def _with_checked_labels(
     labels, bad, by_id = check_rows(rows.select_columns(label), task, {"label": label}, label_map)
     if bad:
         rows = rows.select([row - 1 for row in labels["row"]])
+    if not len(rows):
+        return rows, bad, by_id
     column: Any = labels.with_format("arrow")[:]["label"]
     rows = rows.remove_columns(list((_names(label) | {"label"}).intersection(rows.column_names)))
     return rows.add_column("label", column, feature=labels.features["label"]), bad, by_id

@@ -119,8 +119,11 @@ class MultipleChoice(TaskConfig):
     def is_label(self, stored: Any) -> bool:
         return stored >= 0
 
-    def label_fits(self, row: Mapping[str, Any]) -> bool:
-        return row["label"] < len(row["lengths"]) - (0 if self.reads_pairs else 1)
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        if (count := len(row["lengths"]) - (0 if self.reads_pairs else 1)) < 2:
+            raise ValueError(f"has lengths of {count} choice(s), and a row has at least two.")
+        if row.get("label", 0) >= count:
+            raise ValueError(f"has the label {row['label']}, and {count} choices, from 0.")
 
     # ---- What is learnt ----
 

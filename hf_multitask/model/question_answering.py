@@ -126,16 +126,23 @@ class QuestionAnswering(TaskConfig):
             return False
         return all(0 <= start < end for start, end in pairs(stored))
 
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        if not isinstance(context := row["context"], str):
+            raise ValueError(f"has the context {context!r:.100}, which is not text.")
+        counts = {key: len(row[key] or ()) for key in ("input_ids", "starts", "ends")}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"has other numbers of starts and ends than of tokens: {counts}.")
+        bounds = list(zip(row["starts"], row["ends"], strict=True))
+        are_numbers = all(type(place) is int for span in bounds for place in span)
+        if not are_numbers or not all(span == (-1, -1) or 0 <= span[0] <= span[1] <= len(context) for span in bounds):
+            raise ValueError("has starts and ends that are no places in its context, nor -1.")
+        if max(row.get("label") or [0]) > len(context):
+            raise ValueError(f"has an answer that ends at {max(row['label'])}, beyond its context.")
+
     def batch_rows(
         self, rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase
     ) -> Sequence[dict[str, Any]]:
         """Rows whose `label` is a code for each token: 1 where an answer begins, 2 where one ends, 3 for both."""
-        for row in rows:
-            counts = {key: len(row[key]) for key in ("input_ids", "starts", "ends")}
-            if len(set(counts.values())) > 1:
-                raise ValueError(
-                    f"row {row.get('row', '?')} has other numbers of starts and ends than of tokens: {counts}."
-                )
         return [{**row, "label": right_tokens(row)} if "label" in row else row for row in rows]
 
     def collate(self, labels: Sequence[Any]) -> Tensor:

@@ -113,6 +113,10 @@ class Ranking(TaskConfig):
         encoded = encode(tokenizer, max_length, [text for row in rows for text in row], truncation=truncation)
         return end_to_end(dealt(encoded, [len(row) for row in rows]))
 
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        if len(row["lengths"]) < 2:
+            raise ValueError("has lengths of 1 text, and a row has an anchor and its positive.")
+
     def batch_rows(
         self, rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase
     ) -> Sequence[dict[str, Any]]:

@@ -239,9 +239,15 @@ class TaskConfig:
         """Whether a stored label is one of this task's."""
         raise NotImplementedError
 
-    def label_fits(self, row: Mapping[str, Any]) -> bool:
-        """Whether a tokenized row's stored `label` is one that a row of its tokens can have."""
-        return True
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Refuses a row that comes tokenized, where its lists are of the right form and still are no row of this kind.
+
+        Args:
+            row: With its stored `label`, if it has one.
+
+        Raises:
+            ValueError: They are none; the message continues a sentence that begins with the row.
+        """
 
     def collate(self, labels: Sequence[Any]) -> Tensor:
         """The stored labels of B rows as one tensor, [B, ...]."""

@@ -110,4 +110,11 @@ def test_rows_may_come_tokenized(tokenizer: Any, encoding: str) -> None:
     assert (rows["label"], bad) == ([1, 2], [])
     beyond = tokens.remove_columns("label").add_column("label", [2, 2])
     rows, bad, _ = check_tokenized(beyond, task, tokenizer, 16)
-    assert (rows["label"], [str(row) for row in bad]) == ([2], ["row 1: has a label that its tokens do not fit: 2."])
+    assert (rows["label"], [str(row) for row in bad]) == ([2], ["row 1: has the label 2, and 2 choices, from 0."])
+    size = [4] if encoding == "cross" else [2, 2]
+    single = tokens.select([0]).remove_columns(["lengths", "input_ids"])
+    single = single.add_column("lengths", [size]).add_column("input_ids", [[2] * 4])
+    if encoding == "cross":
+        single = single.remove_columns("token_type_ids").add_column("token_type_ids", [[0] * 4])
+    _, bad, _ = check_tokenized(single, task, tokenizer, 16)
+    assert [str(row) for row in bad] == ["row 1: has lengths of 1 choice(s), and a row has at least two."]

@@ -215,6 +215,32 @@ def test_the_good_rows_are_left_with_their_numbers(tokenizer: Any, numbered: boo
 def test_of_rows_that_are_all_bad_none_is_left(tokenizer: Any) -> None:
     checked, bad, _ = check_tokenized(rows(input_ids=[[], None], label=["good", "bad"]), MOOD, tokenizer, 8)
     assert (len(checked), len(bad)) == (0, 2)
+    # To a table of several, `datasets` adds no column without rows.
+    several = rows(input_ids=[[2, 5, 3]] * 2).add_column("label", ["fine"] * 2)
+    checked, bad, _ = check_tokenized(several, MOOD, tokenizer, 8)
+    assert (len(checked), len(bad)) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        (
+            {"attention_mask": [[1, 1, 1, 1, 1, 0]]},
+            "has padding, by its attention_mask: its sequences stand end to end",
+        ),
+        ({"attention_mask": [[1, 1, 1]]}, "has another number of attention_mask than of input_ids."),
+        ({"token_type_ids": [[0, 0, 0]]}, "has another number of token_type_ids than of input_ids."),
+        ({"token_type_ids": [[0, 0, 0, 0, 7, 0]]}, "has 7 among its token_type_ids, and the model knows 0 to 1"),
+        ({"lengths": [[6]]}, "has lengths of 1 text, and a row has an anchor and its positive."),
+    ],
+)
+def test_rows_of_any_number_of_sequences_are_looked_at_too(tokenizer: Any, columns: Any, problem: str) -> None:
+    tokens = {"input_ids": [[2, 5, 3, 2, 6, 3]], "lengths": [[3, 3]]}
+    task = TaskConfig("ranking")
+    whole = check(rows(**tokens, attention_mask=[[1] * 6]), task, tokenizer, 8)
+    assert whole.column_names == ["input_ids", "lengths"]
+    _, (bad,), _ = check_tokenized(rows(**tokens | columns), task, tokenizer, 8, sizes={"token_type_ids": 2})
+    assert str(bad).startswith(f"row 1: {problem}")
 
 
 @pytest.mark.parametrize(

@@ -136,8 +136,24 @@ def test_a_batch_has_codes_and_places_of_equal_shape(tokenizer: Any) -> None:
     assert batch["labels"]["qa"].shape == batch["head_inputs"]["qa"]["starts"].shape == (2, sum(rows[1]["lengths"]))
     assert batch["labels"]["qa"][0].tolist() == [0, 0, 0, 0, 0, 3, 0, 0] + [-100] * (sum(rows[1]["lengths"]) - 8)
     assert features[0]["label"] == [2, 5]
-    with pytest.raises(ValueError, match="has other numbers of starts and ends than of tokens"):
-        MultiTaskCollator(tokenizer, {"qa": TASK})([{**features[0], "starts": [1]}])
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"starts": [1]}, "other numbers of starts and ends than of tokens: {'input_ids': 8, 'starts': 1, 'ends': 8}."),
+        ({"ends": None}, "other numbers of starts and ends than of tokens"),
+        ({"ends": [None] * 8}, "starts and ends that are no places in its context, nor -1."),
+        ({"ends": [99] * 8}, "starts and ends that are no places in its context, nor -1."),
+        ({"context": None}, "the context None, which is not text."),
+        ({"label": [2, 99]}, "an answer that ends at 99, beyond its context."),
+    ],
+)
+def test_a_row_that_comes_tokenized_and_is_none_is_told(tokenizer: Any, change: Any, problem: str) -> None:
+    (row,) = rows_of(tokenizer, ["A cat."])
+    TASK.check_row(row)
+    with pytest.raises(ValueError, match=re.escape(f"has {problem}")):
+        TASK.check_row({**row, **change})
 
 
 # ---- Loss and divergence ----
