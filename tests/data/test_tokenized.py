@@ -224,10 +224,8 @@ def test_of_rows_that_are_all_bad_none_is_left(tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("columns", "problem"),
     [
-        (
-            {"attention_mask": [[1, 1, 1, 1, 1, 0]]},
-            "has padding, by its attention_mask: its sequences stand end to end",
-        ),
+        ({"attention_mask": [[1, 1, 1, 1, 1, 0]]}, "has padding, and its sequences stand end to end"),
+        ({"input_ids": [[2, 5, 0, 2, 6, 3]]}, "has padding, and its sequences stand end to end"),
         ({"attention_mask": [[1, 1, 1]]}, "has another number of attention_mask than of input_ids."),
         ({"token_type_ids": [[0, 0, 0]]}, "has another number of token_type_ids than of input_ids."),
         ({"token_type_ids": [[0, 0, 0, 0, 7, 0]]}, "has 7 among its token_type_ids, and the model knows 0 to 1"),
