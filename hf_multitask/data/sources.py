@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 # Of a file that is streamed since it is large.
 _PEEKED_LINES = 1000
+# In JSON: a backslash, a character in two halves, or one half of it.
+_ESCAPED = re.compile(rb"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)")
 _QUOTING = {None: csv.QUOTE_MINIMAL, "standard": csv.QUOTE_MINIMAL, "none": csv.QUOTE_NONE}
 _DELIMITERS = {"\t": "tabs", ";": "semicolons", ",": "commas", "|": "bars"}
 # A text of two lines often has one; then only a whole line that looks like a row is taken for one.
@@ -341,15 +343,16 @@ def _typed(delimiter: str) -> str:
 
 
 def _check_json(file: Path, lines_to_check: int | None) -> None:
-    """pyarrow's reader of JSON lines crashes the process at a block that begins with null."""
+    """Refuses what readers of JSON do not: pyarrow's, of lines, crashes the process at a block that begins with null;
+    that of an array, or of lists, leaves out half a character."""
     with file.open("rb") as lines:
-        if re.match(rb"(?:\xef\xbb\xbf)?\s*\[", lines.read(1024)):
-            # An array is read by another reader.
-            return
+        is_array = re.match(rb"(?:\xef\xbb\xbf)?\s*\[", lines.read(1024))
         lines.seek(0)
         for number, line in enumerate(islice(lines, lines_to_check), 1):
-            if line.lstrip(codecs.BOM_UTF8 + b" \t\r\n").startswith(b"null"):
+            if not is_array and line.lstrip(codecs.BOM_UTF8 + b" \t\r\n").startswith(b"null"):
                 raise ValueError(f"line {number} is null, not an object.")
+            if half := next((found[1] for found in _ESCAPED.finditer(line) if found[1]), None):
+                raise ValueError(f"line {number} has {half.decode()}, one half of a character.")
 
 
 def _look_at_batch(

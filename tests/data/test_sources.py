@@ -317,3 +317,16 @@ def test_names_that_are_none_are_refused(keys: Any, message: str) -> None:
 def test_one_column_without_a_header_may_have_what_separates_others(tmp_path: Path) -> None:
     (tmp_path / "t.tsv").write_text("A film, a plot.\nThe end, at last.\n")
     assert read_file(str(tmp_path / "t.tsv"), columns=["text"])["text"][:] == ["A film, a plot.", "The end, at last."]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("form", ['[{"s": "fine"},\n{"s": "a %s"}]', '{"s": ["fine"]}\n{"s": ["a %s b"]}\n'])
+def test_half_a_character_of_json_is_not_left_out(tmp_path: Path, form: str, streaming: bool) -> None:
+    (tmp_path / "t.json").write_text(form % r"\ud83d")
+    with pytest.raises(
+        ValueError, match=r"t\.json cannot be read as json: line 2 has \\ud83d, one half of a character"
+    ):
+        read_file(str(tmp_path / "t.json"), streaming=streaming)
+    (tmp_path / "t.json").write_text(form % r"\ud83d\uDE00 \\ud83d")
+    (_, row) = read_file(str(tmp_path / "t.json"), streaming=streaming)
+    assert "\N{GRINNING FACE} \\ud83d" in str(row["s"]).replace(r"\\u", r"\u")
