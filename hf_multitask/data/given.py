@@ -176,7 +176,7 @@ class GivenData:
         except ValueError as error:
             raise ValueError(f"{place.removesuffix(argument)}{error}") from error
         refuse_or_tell(place, len(rows), bad, self._on_bad_rows)
-        has_label = "label" in rows.column_names
+        has_label = task.HAS_LABELS and "label" in rows.column_names
         counts = {"labels_by_name": has_label * (len(rows) - by_id), "labels_by_id": by_id}
         return rows, SplitReport(argument, len(given), bad, also_in_train=None, **counts)
 

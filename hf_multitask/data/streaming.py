@@ -125,7 +125,8 @@ class StreamedRows:
         read, dropped, by_id = self._counts.tolist()
         self.report.rows, self.report.truncated = read, int(self._cut.sum())
         self.report.more_dropped = dropped - len(self.report.dropped)
-        self.report.labels_by_id, self.report.labels_by_name = by_id, read - dropped - by_id
+        self.report.labels_by_id = by_id
+        self.report.labels_by_name = (read - dropped - by_id) * bool(self._label)
         return self.report
 
     def _row(self, position: int) -> dict[str, Any]:

@@ -244,3 +244,12 @@ def test_several_labels_come_through_as_lists_of_ids(tokenizer: Any, columns: An
     assert rows.labels == rows[[0, 1, 2]]["label"] == [[0, 2], [], [1]]
     report = rows.refresh_report()
     assert (report.rows, report.labels_by_id) == (3, 2 if columns.get("label", [[""]])[0] == [2, 0] else 0)
+
+
+def test_rows_without_labels_have_none_by_name(tokenizer: Any) -> None:
+    given = Dataset.from_dict({"sentence": ["a cat"] * 4, "label": [1] * 4}).to_iterable_dataset()
+    task = TaskConfig("masked_language_modeling")
+    rows = StreamedRows("mlm", task, given, {"sentence": "sentence"}, "-", tokenizer, 16)
+    rows[[0, 1]]
+    report = rows.refresh_report()
+    assert (report.rows, report.labels_by_name, report.labels_by_id) == (2, 0, 0)
