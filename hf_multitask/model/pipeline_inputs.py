@@ -101,11 +101,8 @@ def read_row(value: Any, number: int) -> Row:
     """
     if isinstance(value, Mapping) and value.keys() == {"tokens"}:
         return _words(value["tokens"], number)
-    if isinstance(value, Mapping) and value.keys() == {"text", "text_pair", "candidates"}:
-        value = ((value["text"], value["text_pair"]), value["candidates"])
-    for keys in (("text", "text_pair"), ("text", "candidates"), ("question", "context")):
-        if isinstance(value, Mapping) and keys[0] in value and value.keys() <= set(keys):
-            value = (value[keys[0]], value[keys[1]]) if value.get(keys[1]) is not None else value[keys[0]]
+    if isinstance(value, Mapping):
+        value = _of_mapping(value)
     if isinstance(value, (tuple, list)) and len(value) == 2 and isinstance(value[1], (tuple, list)):
         return _with_candidates(value[0], value[1], number)
     texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (tuple, list)) else ()
@@ -116,6 +113,22 @@ def read_row(value: Any, number: int) -> Row:
     if texts and all(isinstance(text, str) for text in texts):
         raise ValueError(f"input {number}: give {forms}, not {len(texts)} texts; many texts are a list, [text, text].")
     raise ValueError(f"input {number}: give {forms}, not {value!r:.100}.")
+
+
+def _of_mapping(value: Mapping[str, Any]) -> Any:
+    """The text, the pair, or the one with candidates, that a mapping has under the names for it; any other as it is."""
+    keys = set(value)
+    if value.get("text_pair", "") is None:
+        keys.remove("text_pair")
+    texts = tuple(value[key] for key in ("text", "text_pair", "question", "context") if key in keys)
+    if not all(isinstance(text, str) for text in texts):
+        return value
+    if keys in ({"text"}, {"text", "text_pair"}, {"question", "context"}):
+        return texts
+    if keys in ({"text", "candidates"}, {"text", "text_pair", "candidates"}):
+        candidates = value["candidates"]
+        return (texts if len(texts) == 2 else texts[0], candidates) if isinstance(candidates, (list, tuple)) else value
+    return value
 
 
 def _with_candidates(text: Any, candidates: Sequence[Any], number: int) -> Row:

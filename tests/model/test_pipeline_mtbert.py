@@ -287,6 +287,23 @@ def test_what_cannot_be_predicted_is_refused(pipe: MultiTaskPipeline, task: Any,
         pipe(inputs, task=task)
 
 
+@pytest.mark.parametrize(
+    "mapping",
+    [
+        {"text": "a", "candidates": "b"},
+        {"text": "a", "candidates": None},
+        {"text": "a", "text_pair": ["b", "c"]},
+        {"text": ["a", "b"]},
+        {"question": "a"},
+        {"question": "a", "context": None},
+        {"text": "a", "context": "b"},
+    ],
+)
+def test_a_mapping_is_not_taken_for_what_its_names_do_not_say(pipe: MultiTaskPipeline, mapping: Any) -> None:
+    with pytest.raises(ValueError, match=r"input 2: give a text, a pair .*, or a mapping with text and text_pair"):
+        pipe(["a cat", mapping])
+
+
 def test_the_number_of_a_bad_input_counts_from_the_start_of_a_stream(pipe: MultiTaskPipeline) -> None:
     with pytest.raises(ValueError, match="input 71: give a text"):
         list(pipe((text for text in ["a cat"] * 70 + [None]), task="sst", batch_size=2))
