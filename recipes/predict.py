@@ -56,6 +56,7 @@ from transformers import pipeline
 from hf_multitask.data.checking import BadRow, Columns, matching_text_columns, row_checker
 from hf_multitask.data.loading import listed
 from hf_multitask.data.sources import read_file
+from hf_multitask.data.squad import is_squad
 from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.model.messages import first_line, nearest
 
@@ -84,9 +85,10 @@ def read_columns(path: str, delimiter: str | None, quoting: str | None = None) -
             return _json_columns(sys.stdin.buffer.read().decode("utf-8-sig"), "standard input")
         except UnicodeDecodeError as error:
             raise ValueError(f"standard input is not UTF-8 text: {error.reason} at byte {error.start}.") from error
-    if Path(path).is_file() and Path(path).suffix.lower() in (".json", ".jsonl"):
+    file = Path(path)
+    if file.is_file() and file.suffix.lower() in (".json", ".jsonl") and not is_squad(file):
         try:
-            return _json_columns(Path(path).read_text(encoding="utf-8-sig"), path)
+            return _json_columns(file.read_text(encoding="utf-8-sig"), path)
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
     rows = read_file(path, "\t" if delimiter == "tab" else delimiter, quoting=quoting)
@@ -143,7 +145,8 @@ def texts_of(
     names = [name for column in wanted.values() for name in ([column] if isinstance(column, str) else column)]
     for column in names:
         if column not in columns:
-            raise ValueError(f"{where} has no column {column!r}; {nearest(column, list(columns))}")
+            there = nearest(column, list(columns))
+            raise ValueError(f"{where} has no column {column!r}; {there} Say by --text which are read.")
     batch = {column: list(columns[column]) for column in names}
     # What a row holds as words may come as its text, which the pipeline then reads: values are given as they are.
     raw = [column for column, form in task.text_columns.items() if form == "words"]

@@ -20,6 +20,7 @@ from datasets import Dataset, Features, IterableDataset, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from hf_multitask.data.conll import read_conll
+from hf_multitask.data.squad import is_squad, read_squad
 from hf_multitask.model.messages import first_line, nearest, refuse_unknown_keys
 from hf_multitask_cli.arguments import SPLITS, OnBadRows
 from hf_multitask_cli.recipe_yaml import as_boolean
@@ -129,7 +130,7 @@ class Source(ABC):
 
 @dataclass
 class FileSource(Source):
-    """Local csv, tsv, json, jsonl, parquet or conll files.
+    """Local csv, tsv, json (lines, an array, or SQuAD's), jsonl, parquet or conll files.
 
     Args:
         delimiter: Of csv files, one character, or `tab`; by default a comma, and a tab for `.tsv`.
@@ -257,6 +258,8 @@ def read_file(
             options = _csv_options(file, delimiter, quoting, columns)
         elif reader == "json":
             _check_json(file, _PEEKED_LINES if streaming else None)
+            if is_squad(file):
+                return read_squad(file, streaming)
         elif reader == "conll":
             return read_conll(file, columns, streaming)
         # A name is a name, and not a pattern that other files may match.
