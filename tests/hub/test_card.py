@@ -1,6 +1,7 @@
 """What the card says of scores that are no better than a predictor that ignores the text."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from hf_multitask import MultiTaskTrainingArguments
 from hf_multitask.hub.card import RunFacts, build_card
+from hf_multitask.model.pipeline_mtbert import MultiTaskPipeline
 from tests.conftest import tiny_model
 
 METRICS = {
@@ -74,3 +76,19 @@ def test_results_are_of_the_metrics_that_a_task_chose_under_the_hubs_names(tmp_p
     ]
     assert "| x | f1_macro | 0.250 | 0.200 (majority class) |" in str(card)
     assert "- `x`: no better than a predictor that ignores the text (mcc -0.100)." in str(card)
+
+
+def test_each_task_is_called_as_it_can_be(tmp_path: Path, tokenizer: Any) -> None:
+    kinds = {"rank": "ranking", "swag": "multiple_choice", "race": "multiple_choice", "qa": "question_answering"}
+    tasks: dict[str, Any] = {name: {"type": kind} for name, kind in kinds.items()}
+    tasks["race"]["texts"] = 2
+    model, args = tiny_model(tasks), MultiTaskTrainingArguments(str(tmp_path), use_cpu=True)
+    shape: Any = {"step": 1, "sizes": {}, "parameters": 1, "history": []}
+    card = str(build_card(RunFacts(), name="a/b", config=model.config, args=args, **shape))
+    pipe = MultiTaskPipeline(model, tokenizer)
+    calls = re.findall(r"^print\((pipe\(.*, task=.*\))\)$", card, re.MULTILINE)
+    assert len(calls) == len(tasks)
+    for call in calls:
+        assert eval(call, {"pipe": pipe}).keys() >= {"score"}
+    assert "| rank | ranking | one text with candidates |" in card
+    assert "| race | multiple_choice | two texts, as one input with candidates |" in card
