@@ -143,7 +143,8 @@ def mean_over_anchors(evidence: np.ndarray, axis: int = -2, *, column: int) -> A
         column: The value.
     """
     means = np.asarray(evidence).mean(-2)
-    return means[..., column] / means[..., 0]
+    with np.errstate(invalid="ignore"):
+        return means[..., column] / means[..., 0]
 
 
 def _metric(title: str, column: int, **kwargs: Any) -> MeanMetric:
@@ -203,10 +204,12 @@ class RankingEvaluation(TaskEvaluation):
         return self.task.collate(each).numpy()
 
     def evidence(self, predicted: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
-        """One array, [B, 7]: what a row counts, one by the number of rows that have its anchor; and, times that, the
-        reciprocal rank, recall at 1, 5 and 10, the normalised discounted gain, and the first rank."""
-        _, anchor_of, rows = np.unique(labels[:, 0], return_inverse=True, return_counts=True)
-        return (_counted(_values(predicted), 1 / rows[anchor_of]),)
+        """One array, [B, 7]: what a row counts, 1 for the first that has its anchor and 0 for the others, which say the
+        same, so that an interval does not take them for so many more anchors; and, times that, the reciprocal rank,
+        recall at 1, 5 and 10, the normalised discounted gain, and the first rank."""
+        are_first = np.zeros(len(labels))
+        are_first[np.unique(labels[:, 0], return_index=True)[1]] = 1
+        return (_counted(_values(predicted), are_first),)
 
     def trivial(self, train_labels: Any, labels: np.ndarray) -> Metrics:
         """What is expected of a random order; of a metric of one's own, what it has of one such order."""

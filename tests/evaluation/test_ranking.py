@@ -172,6 +172,25 @@ def test_intervals_are_those_of_rows_that_are_drawn_again() -> None:
     assert found.value == pytest.approx(scores_of(rows)["mrr_at_10"])
 
 
+def test_rows_that_repeat_an_anchor_make_no_score_surer() -> None:
+    once = [[anchor, 200 + anchor] for anchor in range(60)]
+    known = vectors(260)
+    asked_once, asked_often = (rows_of(rows, known, TASK) for rows in (once, [row for row in once for _ in range(5)]))
+    one, often = (
+        bootstrap_intervals(TASK, rows.predicted, rows.truth, resamples=500)["mrr_at_10"]
+        for rows in (asked_once, asked_often)
+    )
+    assert often.value == pytest.approx(one.value)
+    assert often.high - often.low == pytest.approx(one.high - one.low, rel=0.2)
+    # Nor a difference of two models.
+    others = [rows_of(rows, vectors(260, 1), TASK) for rows in (once, [row for row in once for _ in range(5)])]
+    p_values = [
+        compare(TASK, mine.predicted, other.predicted, mine.truth, resamples=500)["mrr_at_10"].p_value
+        for mine, other in zip((asked_once, asked_often), others, strict=True)
+    ]
+    assert p_values[1] == pytest.approx(p_values[0], abs=0.1)
+
+
 def test_models_are_compared_by_the_ranks_of_the_same_rows() -> None:
     rows = drawn_rows(60, texts=200)
     known = vectors(200)
