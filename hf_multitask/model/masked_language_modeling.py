@@ -164,12 +164,12 @@ class MaskedLanguageModeling(TaskConfig):
 
     def evaluated(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Of each masked token, [B, M, 2] in fp32: −ln of the right one's probability, and the right one's rank from 1,
-        where others of equal probability come first; -100 beyond a row's.
+        where others of equal probability come first, and what is no number is last; -100 beyond a row's.
         """
         are_there = self._are_there(outputs, labels)
         logits, right = outputs[are_there].float(), labels[are_there]
         reached = logits.gather(1, right.unsqueeze(1))
-        ranks = (logits >= reached).sum(1).float()
+        ranks = (~(logits < reached)).sum(1).float()
         kept = torch.stack([F.cross_entropy(logits, right, reduction="none"), ranks], dim=1)
         return _laid_out(kept, are_there, PADDING)
 

@@ -57,6 +57,15 @@ def test_scores_are_those_of_all_masked_tokens_together() -> None:
     assert set(evaluation_of(MLM).chosen) == {"perplexity", "accuracy"}
 
 
+def test_outputs_that_are_no_numbers_find_nothing() -> None:
+    logits, labels = draw(20, 0)
+    task: Any = TaskConfig("masked_language_modeling", metrics=["perplexity", "accuracy", "top_5_accuracy"])
+    kept = MLM.evaluated(torch.full_like(logits, torch.nan), labels).numpy()
+    found = evaluation_of(task).score(kept, labels.numpy())
+    assert math.isnan(found["perplexity"])
+    assert (found["accuracy"], found["top_5_accuracy"]) == (0.0, 0.0)
+
+
 def test_nothing_counts_unless_the_task_says_so() -> None:
     assert evaluation_of(MLM).share({"perplexity": 3.0, "accuracy": 0.4}) is None
     counted: Any = TaskConfig("masked_language_modeling", counts="accuracy")
