@@ -57,6 +57,7 @@ class NonFiniteGuard(TrainerCallback):
         self._accelerator, self._patience = accelerator, patience
         self._path = Path(output_dir) / NONFINITE_NAME
         self._tasks, self._tokenizer = tasks, tokenizer
+        # Of each: the batch, its losses, and of each row a number that is finite where all of its outputs are.
         self._batches: list[tuple[Mapping[str, Any], Mapping[str, Tensor], Mapping[str, Tensor]]] = []
         self._norm = 0.0
         self._in_a_row = 0
@@ -64,7 +65,7 @@ class NonFiniteGuard(TrainerCallback):
     def add(self, inputs: Mapping[str, Any], losses: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> None:
         """Keeps a batch until its update; `losses` are whole ones, with their regularisers, by task."""
         detached = {name: loss.detach() for name, loss in losses.items()}
-        self._batches.append((inputs, detached, {name: logits[name].detach() for name in losses}))
+        self._batches.append((inputs, detached, {name: _row_sums(logits[name].detach()) for name in losses}))
 
     def set_gradient_norm(self, norm: Any) -> None:
         """Takes the norm of the gradients that the next update has, a number or a tensor."""
@@ -122,7 +123,7 @@ class NonFiniteGuard(TrainerCallback):
         step: int,
         inputs: Mapping[str, Any],
         losses: Mapping[str, Tensor],
-        logits: Mapping[str, Tensor],
+        sums: Mapping[str, Tensor],
         only_bad: bool,
     ) -> list[dict[str, Any]]:
         """Of a batch's tasks, or those with a bad loss: the rows whose outputs are not finite, or if none is, all."""
@@ -131,7 +132,7 @@ class NonFiniteGuard(TrainerCallback):
         for name, count in row_counts(inputs["tasks"]).items():
             numbers = inputs.get("rows", {}).get(name, [None] * count)
             if not (only_bad and losses[name].isfinite()):
-                wrong = (~logits[name].isfinite()).reshape(count, -1).any(1).nonzero().flatten().tolist()
+                wrong = (~sums[name].isfinite()).nonzero().flatten().tolist()
                 rows = [
                     {"row": numbers[i], "label": inputs["labels"][name][i].tolist(), "text": texts[start + i]}
                     for i in wrong or range(count)
@@ -147,6 +148,11 @@ class NonFiniteGuard(TrainerCallback):
         if self._tokenizer is None:
             return [None] * count
         return [str(self._tokenizer.decode(inputs["input_ids"][owners == row].tolist())) for row in range(count)]
+
+
+def _row_sums(outputs: Tensor) -> Tensor:
+    """The sum of each row's outputs, [B], in fp32: outputs themselves may be those of a whole vocabulary."""
+    return outputs.unsqueeze(-1).flatten(1).sum(1, dtype=torch.float32)
 
 
 class HealthWarnings(TrainerCallback):

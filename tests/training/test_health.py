@@ -73,6 +73,14 @@ def test_an_update_with_a_loss_that_is_not_finite_is_left_out_and_its_row_saved(
     assert "step 4: the loss is of task 'sst' nan" in caplog.text or "of task 'sst' inf" in caplog.text
 
 
+def test_no_outputs_are_kept_until_the_update(make_trainer: Any) -> None:
+    trainer = make_trainer(max_steps=1)
+    outputs = {"sst": torch.zeros(4, 7, 1000), "quora": torch.zeros(4), "sts": torch.zeros(4, 0, 5)}
+    trainer._guard.add({}, {name: value.sum() for name, value in outputs.items()}, outputs)
+    (held,) = trainer._guard._batches
+    assert [value.shape for value in held[2].values()] == [(4,)] * 3
+
+
 def test_patience_counts_updates_in_a_row(make_trainer: Any, tmp_path: Path) -> None:
     model = tiny_model()
     poison(model, "quora", {1, 2, 4, 5})
