@@ -7,6 +7,28 @@ from typing import Any
 
 from torch import nn
 
+from hf_multitask.model.modeling_mtbert import MultiTaskBertModel
+
+
+def check_learnable(model: MultiTaskBertModel, tasks: Iterable[str]) -> None:
+    """Refuses tasks from which nothing learns: a step that holds no other could not be made.
+
+    Args:
+        model: The bare model.
+        tasks: Those that it is trained on.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if any(parameter.requires_grad for parameter in model.backbone.parameters()):
+        return
+    for name in tasks:
+        if not any(parameter.requires_grad for parameter in model.heads[name].parameters()):
+            raise ValueError(
+                f"there is nothing to train of task {name!r}: the backbone is frozen, and its head has no weights that "
+                "are not. Let the backbone learn, or leave the task out of train_dataset."
+            )
+
 
 def separate_heads(
     groups: Iterable[dict[str, Any]],
@@ -26,9 +48,6 @@ def separate_heads(
 
     Returns:
         New groups, the backbone's first; empty ones, such as those of a frozen backbone, are left out.
-
-    Raises:
-        ValueError: There is nothing to train.
     """
     decaying_ids = {id(parameter) for name, parameter in model.named_parameters() if name in decaying}
     head_ids = {id(parameter) for name, parameter in model.named_parameters() if "heads." in name}
@@ -41,12 +60,7 @@ def separate_heads(
             settings["weight_decay"] = weight_decay
         backbone.append({**group, "params": [p for p in group["params"] if id(p) not in head_ids]})
         heads.append({**group, **settings, "params": [p for p in group["params"] if id(p) in head_ids]})
-    if not (groups := [group for group in backbone + heads if group["params"]]):
-        raise ValueError(
-            "there is nothing to train: the backbone is frozen, and no head has weights that are not. Let the backbone "
-            "learn, or add a task whose head has weights."
-        )
-    return groups
+    return [group for group in backbone + heads if group["params"]]
 
 
 def phased(

@@ -39,7 +39,7 @@ from hf_multitask.training.compatibility import (
 from hf_multitask.training.evaluator import MultiTaskEvaluator
 from hf_multitask.training.health import HealthWarnings, NonFiniteGuard
 from hf_multitask.training.meters import Meters
-from hf_multitask.training.optimizer import separate_heads
+from hf_multitask.training.optimizer import check_learnable, separate_heads
 from hf_multitask.training.perturbation import random_state, set_random_state
 from hf_multitask.training.proximal import ProximalPoint
 from hf_multitask.training.regularization import Regularization
@@ -241,6 +241,7 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The parent's optimizer, with groups of their own for the heads."""
         is_new = self.optimizer is None
+        check_learnable(self.model, self.train_dataset.datasets if self.train_dataset else ())
         learnt = list(self._weighting.scalarizer.parameters()) if self._weighting else []
         optimizer = super().create_optimizer(model)
         if is_new:
