@@ -285,10 +285,9 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
         output = self._regularization(model, inputs, self.state.global_step, self._train_batch_size)
         counts = row_counts(inputs["tasks"])
         for name, value in output.outputs.losses.items():
-            rows = counts[name]
-            self._meters.add(f"loss_{name}", value, rows)
+            self._meters.add(f"loss_{name}", value, counts[name])
             if self._epoch_losses is not None:
-                self._epoch_losses.add(name, value, rows)
+                self._epoch_losses.add(name, value, counts[name])
         for name, value in output.logs.items():
             self._meters.add(name, value)
         losses = balanced_losses(output.outputs, inputs, self._tasks, self.accelerator)
@@ -322,9 +321,9 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
         """The losses of a batch after an update, under the dropout masks of the pass before it."""
         after = random_state(self.args.device)
         set_random_state(random, self.args.device)
-        losses = self._row_weighted(inputs, self.model(**inputs).losses)
+        losses = balanced_losses(self.model(**inputs), inputs, self._tasks, self.accelerator)
         set_random_state(after, self.args.device)
-        return losses
+        return self._row_weighted(inputs, losses)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """The parent's step; with gradient surgery, one for each task over its own rows."""

@@ -158,7 +158,9 @@ class LossWeighting(TrainerCallback):
             # Every process has rows of every task.
             with rows_together():
                 losses = self._recompute()
-            self.scalarizer.update(self._as_vector(losses))  # type: ignore[operator]
+            # A method that remembers losses must not see what is not finite, here neither.
+            if (values := self._as_vector(losses)).isfinite().all():
+                self.scalarizer.update(values)  # type: ignore[operator]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 0:

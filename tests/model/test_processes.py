@@ -10,14 +10,14 @@ from torch import distributed
 from hf_multitask.model import processes
 
 
-class Asked(Exception):
+class AskedError(Exception):
     """Other processes were asked for their rows."""
 
 
 @pytest.fixture
 def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any) -> None:
-        raise Asked
+        raise AskedError
 
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
@@ -37,7 +37,7 @@ def test_code_that_came_with_a_checkpoint_hears_that_rows_are_together() -> None
     rows, copy = torch.ones(2, 3), a_copy()
     assert copy.of_all_processes(rows, 0.0)[0] is rows
     with processes.rows_together():
-        with pytest.raises(Asked):
+        with pytest.raises(AskedError):
             copy.of_all_processes(rows, 0.0)
         with copy.rows_together(False):
             assert processes.of_all_processes(rows, 0.0)[0] is rows

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from hf_multitask.training import trainer as trainer_module
 from hf_multitask.training.weighting import build_scalarizer
 from tests.conftest import TASKS, tiny_model, without_dropout
 from tests.training.conftest import Gradients
+from tests.training.test_health import poison
 
 METHODS = ["uncertainty", "dynamic_weight_average", "famo", "imtl", "geometric_mean", "random"]
 
@@ -89,6 +91,28 @@ def test_famo_is_told_the_losses_of_the_same_batch_after_the_update(make_trainer
     assert len(seen) == 3
     for before, after in seen:
         torch.testing.assert_close(after, before)
+
+
+def test_famo_compares_losses_that_are_balanced_alike(make_trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As those of several processes are, of which one has more labels.
+    monkeypatch.setattr(
+        trainer_module, "balanced_losses", lambda outputs, *_: {name: 3 * loss for name, loss in outputs.losses.items()}
+    )
+    trainer = make_trainer(loss_weighting="famo", max_steps=1, learning_rate=0.0, save_strategy="no")
+    scalarizer, seen = trainer._weighting.scalarizer, []
+    scalarizer.update = lambda values: seen.append((scalarizer._prev_losses.clone(), values))
+    trainer.train()
+    torch.testing.assert_close(*seen[0])
+
+
+def test_famo_does_not_see_losses_after_an_update_that_are_not_finite(make_trainer) -> None:
+    model = tiny_model()
+    # The second pass of each step is that after its update.
+    poison(model, "sst", {1})
+    trainer = make_trainer(model, loss_weighting="famo", max_steps=3, save_strategy="no")
+    trainer.train()
+    assert all(value.isfinite().all() for value in trainer._weighting.scalarizer.state_dict().values())
+    assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
 # The others remember nothing from step to step, or as one of these does.
