@@ -8,14 +8,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
-from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
 from transformers.trainer_utils import has_length
 
 from hf_multitask.building import prepare_available
 from hf_multitask.data.preparation import PreparedData
-from hf_multitask.data.streaming import StreamedRows
 from hf_multitask.evaluation.bias import probe_bias
 from hf_multitask.evaluation.metrics import Metrics
 from hf_multitask.evaluation.shortfalls import Training, shortfalls
@@ -118,7 +116,7 @@ def score(trainer: MultiTaskTrainer, data: PreparedData, split: str, probe: bool
             for name in rows
         },
         metrics=output.metrics,
-        trivial=trivial_scores(tasks, data, split),
+        trivial=trivial_scores(tasks, data, split, trainer.processing_class),
         bias=_probe(trainer, probed) if probed else None,
     )
 
@@ -167,25 +165,20 @@ def _bars(trainer: MultiTaskTrainer, instead: TaskProgressCallback | None) -> It
             trainer.add_callback(own)
 
 
-def trivial_scores(tasks: Mapping[str, TaskConfig], data: PreparedData, split: str) -> dict[str, Metrics]:
+def trivial_scores(
+    tasks: Mapping[str, TaskConfig], data: PreparedData, split: str, tokenizer: Any
+) -> dict[str, Metrics]:
     """By task, the metrics on a split of a predictor that knows the labels of `train` alone.
 
     Tasks that have no rows of both are not there, nor those whose kind has no such predictor.
     """
-    train = data.rows.get("train", {})
-    found = {
-        name: evaluation_of(tasks[name]).trivial(_labels(train[name]), evaluation_of(tasks[name]).labels_of(rows))
-        for name, rows in data.rows.get(split, {}).items()
-        if name in train
-    }
+    train, found = data.rows.get("train", {}), {}
+    for name, rows in data.rows.get(split, {}).items():
+        if name in train:
+            evaluation = evaluation_of(tasks[name])
+            learnt = evaluation.learnt_of(train[name], tokenizer)
+            found[name] = evaluation.trivial(learnt, evaluation.labels_of(rows, tokenizer))
     return {name: metrics for name, metrics in found.items() if metrics}
-
-
-def _labels(rows: Dataset | StreamedRows) -> Any:
-    """The labels of a dataset, or those of a stream's first rows; none where rows have none."""
-    if isinstance(rows, StreamedRows):
-        return rows.labels
-    return rows["label"] if "label" in rows.column_names else []
 
 
 def score_model(recipe: Recipe, name_or_path: str, split: str, probe: bool = False) -> Scored:

@@ -12,6 +12,7 @@ import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 # Python puts a script's folder first on its path, where evaluate.py would hide the library of that name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
@@ -49,7 +50,7 @@ logger = logging.getLogger(__name__)
 FAILURES = (FloatingPointError, ImportError, OSError, SafetensorError, StreamError, RunRefusedError)
 
 
-def run_facts(recipe: Recipe, data: PreparedData) -> RunFacts:
+def run_facts(recipe: Recipe, data: PreparedData, tokenizer: Any) -> RunFacts:
     """What the model card says beyond what the trainer knows."""
     backbone = recipe.model.backbone
     is_folder = Path(backbone).is_dir()
@@ -64,7 +65,7 @@ def run_facts(recipe: Recipe, data: PreparedData) -> RunFacts:
         language=recipe.card.language,
         license=recipe.card.license,
         reports=data.reports,
-        trivial=trivial_scores(recipe.tasks, data, "validation"),
+        trivial=trivial_scores(recipe.tasks, data, "validation", tokenizer),
     )
 
 
@@ -159,7 +160,7 @@ def main() -> None:
             return
         if resume is not None:
             resume = find_checkpoint(resume, str(output_dir), args.hub_token, trainer.model.config)
-    trainer.run_facts = run_facts(recipe, data)
+    trainer.run_facts = run_facts(recipe, data, trainer.processing_class)
     if trainer.is_world_process_zero():
         save_recipe(recipe, output_dir)
         write_data_report(output_dir, data)

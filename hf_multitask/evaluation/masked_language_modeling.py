@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset
 
 from hf_multitask.evaluation.metrics import MeanMetric, Metrics, as_it_is
 from hf_multitask.evaluation.task_evaluation import TaskEvaluation, TaskPredictions, register_evaluation
@@ -55,7 +57,8 @@ def _per_token(evidence: np.ndarray, kind: int) -> Any:
 @register_evaluation("masked_language_modeling")
 class MaskedLanguageEvaluation(TaskEvaluation):
     """Perplexity and accuracy of masked tokens; by default none counts in the final score, since the task is there to
-    help others, and no trivial predictor is measured."""
+    help others. Against a predictor that gives each token the probability that it has in the texts of training, where
+    each is counted once more, so that none has 0."""
 
     task: MaskedLanguageModeling
     metrics = {
@@ -65,6 +68,7 @@ class MaskedLanguageEvaluation(TaskEvaluation):
     more_metrics = {
         "top_5_accuracy": MeanMetric("Masked tokens among the five likeliest", top_5_accuracy, share=as_it_is)
     }
+    trivial_name = "frequencies of tokens"
     hub_task: ClassVar[str] = "fill-mask"
     error_columns = ("masked tokens", "found", "perplexity")
 
@@ -82,13 +86,32 @@ class MaskedLanguageEvaluation(TaskEvaluation):
         parts = (are_there, ranks == 1, are_there & (ranks <= 5), np.where(are_there, surprise, 0.0))
         return (np.stack([part.sum(axis=1) for part in parts], axis=1).astype(np.float64),)
 
-    def labels_of(self, rows: Any) -> np.ndarray:
-        """None: which tokens are masked is drawn batch by batch."""
-        return np.zeros((0, 0), dtype=np.int64)
+    def labels_of(self, rows: Any, tokenizer: Any = None) -> np.ndarray:
+        """The tokens that an evaluation masks, [B, M]; -100 beyond a row's."""
+        given = [{"row": place, **row, "is_evaluated": True} for place, row in enumerate(rows.to_list(), start=1)]
+        masked = self.task.batch_rows(given, tokenizer)
+        return self.task.collate([row["label"] for row in masked]).numpy()
+
+    def learnt_of(self, rows: Any, tokenizer: Any = None) -> np.ndarray:
+        """How often each token stands in the texts, [V], special ones never; none of a stream, which is not read."""
+        if not isinstance(rows, Dataset):
+            return np.zeros(0, dtype=np.int64)
+        ids = pc.list_flatten(rows.with_format("arrow")[:]["input_ids"]).to_numpy()
+        counts = np.bincount(ids, minlength=len(tokenizer))
+        counts[tokenizer.all_special_ids] = 0
+        return counts
 
     def trivial(self, train_labels: Any, labels: np.ndarray) -> Metrics:
-        """None is measured."""
-        return {}
+        """See the class; `train_labels` are counts, as [`learnt_of`] gives them."""
+        counts = np.asarray(train_labels)
+        if not len(counts) or not (labels != PADDING).any():
+            return {}
+        right = counts[labels.clip(min=0)]
+        surprise = np.log((counts + 1).sum()) - np.log(right + 1)
+        # Of tokens that are as common, others come first.
+        ranks = len(counts) - np.searchsorted(np.sort(counts), right)
+        kept = np.where((labels == PADDING)[..., None], PADDING, np.stack([surprise, ranks], axis=-1))
+        return self.score(kept, labels)
 
     # ---- Reports ----
 

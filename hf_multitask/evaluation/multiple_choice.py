@@ -69,7 +69,7 @@ class MultipleChoiceEvaluation(TaskEvaluation):
         counts = are_there(outputs).sum(-1).numpy()
         return self.task.probabilities(outputs).numpy(), _truth(rows.labels, counts, outputs.shape[1])
 
-    def labels_of(self, rows: Any) -> np.ndarray:
+    def labels_of(self, rows: Any, tokenizer: Any = None) -> np.ndarray:
         has_text = 0 if self.task.reads_pairs else 1
         counts = np.array([len(lengths) - has_text for lengths in rows["lengths"]], dtype=np.int64)
         return _truth(np.asarray(rows["label"]), counts, int(counts.max(initial=0)))

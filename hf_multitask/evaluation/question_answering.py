@@ -143,7 +143,7 @@ class AnswerEvaluation(TaskEvaluation):
         read = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         return self.task.predictions_for(read, torch.from_numpy(np.asarray(rows.outputs)))
 
-    def labels_of(self, rows: Any) -> np.ndarray:
+    def labels_of(self, rows: Any, tokenizer: Any = None) -> np.ndarray:
         """The right answers of each row, tuples of str, [B]."""
         spans = (list(zip(places[::2], places[1::2], strict=True)) for places in rows["label"])
         each = zip(rows["context"], spans, strict=True)

@@ -198,7 +198,7 @@ class RankingEvaluation(TaskEvaluation):
         candidates, found = self.found(rows)
         return found.ranks[candidates.anchor_of], rows.labels
 
-    def labels_of(self, rows: Any) -> np.ndarray:
+    def labels_of(self, rows: Any, tokenizer: Any = None) -> np.ndarray:
         tokens = zip(rows["input_ids"], rows["lengths"], strict=True)
         each = [identities({"input_ids": ids, "lengths": lengths}) for ids, lengths in tokens]
         return self.task.collate(each).numpy()

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
+from datasets import Dataset
 
 from hf_multitask.evaluation.metrics import Metric, Metrics
 from hf_multitask.evaluation.own_metrics import is_own, read_own_metric
@@ -162,8 +163,9 @@ class TaskEvaluation:
         """What is predicted and what is right, each [B, ...], as the metrics read them."""
         return self.predicted(rows.outputs), rows.labels
 
-    def labels_of(self, rows: Any) -> np.ndarray:
-        """What is right of tokenized rows, a dataset of B, as [`compared`] gives it."""
+    def labels_of(self, rows: Any, tokenizer: Any = None) -> np.ndarray:
+        """What is right of tokenized rows, a dataset of B, as [`compared`] gives it; where rows have no labels, of
+        those that an evaluation makes with the tokenizer."""
         stored = rows["label"]
         return self.task.collate(stored).numpy() if self.task.LABEL_IS_LIST else np.asarray(stored)
 
@@ -192,6 +194,12 @@ class TaskEvaluation:
             return None
         share = self.chosen[self.counting].share
         return None if share is None else share(metrics[self.counting])
+
+    def learnt_of(self, rows: Any, tokenizer: Any = None) -> Any:
+        """What [`trivial`] knows of training, from its tokenized rows: their labels; of a stream, the first ones'."""
+        if not isinstance(rows, Dataset):
+            return rows.labels
+        return rows["label"] if "label" in rows.column_names else []
 
     def constant(self, train_labels: Any) -> Any:
         """What a predictor that ignores the input always says, from the labels that it was trained on."""

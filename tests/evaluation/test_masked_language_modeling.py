@@ -1,18 +1,22 @@
 """Masked tokens are scored by perplexity and accuracy, which by default do not count."""
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from torch.nn import functional as F
 
-from hf_multitask import TaskConfig
+from hf_multitask import MultiTaskCollator, TaskConfig
+from hf_multitask.data.dataset import MultiTaskDataset
 from hf_multitask.evaluation.report import build_report
 from hf_multitask.evaluation.shortfalls import shortfalls
 from hf_multitask.evaluation.task_evaluations import TaskPredictions, check_metrics, evaluation_of, is_greater_better
 from hf_multitask.evaluation.uncertainty import all_intervals, bootstrap_intervals, compare
+from tests.conftest import sentences
 
 MLM: Any = TaskConfig("masked_language_modeling")
 V = 30
@@ -134,9 +138,37 @@ def test_rows_without_masked_tokens_are_reported_as_such() -> None:
     assert rows.worst(2) == []
 
 
-def test_there_is_no_trivial_predictor_to_fall_short_of() -> None:
-    rows = rows_of()
-    assert evaluation_of(MLM).trivial([], evaluation_of(MLM).labels_of(None)) == {}
+# ---- The trivial predictor ----
+
+
+def test_it_gives_each_token_its_frequency_in_training(tokenizer: Any) -> None:
+    task: Any = TaskConfig("masked_language_modeling", metrics=["perplexity", "accuracy", "top_5_accuracy"])
+    evaluation = evaluation_of(task)
+    train, evaluated = (
+        Dataset.from_dict(task.tokenize(tokenizer, {"sentence": sentences(count, seed)}, 64))
+        for count, seed in ((30, 1), (20, 2))
+    )
+    labels = evaluation.labels_of(evaluated, tokenizer)
+    found = evaluation.trivial(evaluation.learnt_of(train, tokenizer), labels)
+    times = Counter(token for row in train for token in row["input_ids"][1:-1])
+    chances = torch.tensor([(times[token] + 1) / (times.total() + len(tokenizer)) for token in range(len(tokenizer))])
+    # Of tokens that are as common, the right one comes last.
+    logits = chances.log().expand(*labels.shape, -1).clone()
+    logits.scatter_add_(-1, torch.from_numpy(labels).clamp(min=0).unsqueeze(-1), torch.full((*labels.shape, 1), -1e-6))
+    assert found == pytest.approx(naive(logits, torch.from_numpy(labels)), rel=1e-4)
+
+
+def test_its_tokens_are_those_that_an_evaluation_masks(tokenizer: Any) -> None:
+    columns = {"sentence": sentences(7)}
+    rows = Dataset.from_dict(MLM.tokenize(tokenizer, columns, 64)).select_columns(["input_ids", "masked"])
+    collator = MultiTaskCollator(tokenizer, {"t": MLM})
+    for given in (rows, rows.add_column("row", [3, 1, 4, 15, 9, 2, 6])):
+        batch = collator(MultiTaskDataset({"t": given}, is_evaluated=True).__getitems__(range(7)))
+        assert evaluation_of(MLM).labels_of(given, tokenizer).tolist() == batch["labels"]["t"].tolist()
+
+
+def test_without_texts_of_training_it_is_not_measured() -> None:
+    assert evaluation_of(MLM).trivial(evaluation_of(MLM).learnt_of(object()), np.zeros((2, 1), dtype=np.int64)) == {}
     counted = rows_of(task=TaskConfig("masked_language_modeling", counts="accuracy"))
-    for each in (rows, counted):
+    for each in (rows_of(), counted):
         assert shortfalls({"t": each}, {"eval_t_accuracy": 0.1}, {}, {}) == {}
