@@ -14,10 +14,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor, distributed
 
-# Code that travels with a checkpoint is there twice: what both read is at torch's module, which is there once.
-_ARE_TOGETHER: ContextVar[bool] = vars(distributed).setdefault(
-    "_hf_multitask_rows_together", ContextVar("are_together", default=False)
-)
+_ARE_TOGETHER: ContextVar[bool] = ContextVar("are_together", default=False)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_multitask.hub.adapters import check_adapter
+from hf_multitask.model.configuration_mtbert import TaskConfig
 from hf_multitask.training.arguments import MultiTaskTrainingArguments
 from hf_multitask.training.proximal import ProximalPoint
 from hf_multitask.training.surgery import GradientSurgery
@@ -179,6 +180,13 @@ def check_model(model: Any, args: MultiTaskTrainingArguments | None = None) -> N
                     f"task {name!r}: a {task.type} reads the word embeddings beside the encoder, where DeepSpeed's "
                     "ZeRO stage 3 has not gathered them: use stage 2, or FSDP."
                 )
+    for name, task in model.config.tasks.items():
+        # Code that came with a checkpoint is there beside ours, and would not hear that rows are together.
+        if task.COUPLES_ROWS and getattr(args, "world_size", 1) > 1 and not isinstance(task, TaskConfig):
+            raise ValueError(
+                f"task {name!r}: in several processes the rows of a {task.type} need this package's own code, and the "
+                "model came with a copy: load it without trust_remote_code, after import hf_multitask."
+            )
     check_adapter(model)
 
 

@@ -11,6 +11,7 @@ from transformers import Trainer, TrainingArguments
 
 from hf_multitask import MultiTaskTrainer, MultiTaskTrainingArguments
 from hf_multitask.training import compatibility
+from hf_multitask.training.compatibility import check_model
 from tests.conftest import task_rows, tiny_model
 
 
@@ -203,3 +204,21 @@ def test_a_model_that_gives_tuples_is_refused(tmp_path: Any) -> None:
     model.config.return_dict = False
     with pytest.raises(ValueError, match=r"model\.config\.return_dict must be true in training"):
         MultiTaskTrainer(model, MultiTaskTrainingArguments(str(tmp_path)))
+
+
+def test_a_model_with_code_of_its_own_is_refused_where_processes_share_rows() -> None:
+    class Arguments:
+        world_size = 2
+
+    class Copy:
+        type, COUPLES_ROWS, READS_VOCABULARY = "ranking", True, False
+
+    model = tiny_model({"near": {"type": "ranking"}})
+    check_model(model, Arguments())  # type: ignore[arg-type]
+    model.config.tasks["near"] = Copy()
+    with pytest.raises(
+        ValueError, match="task 'near': .* load it without trust_remote_code, after import hf_multitask"
+    ):
+        check_model(model, Arguments())  # type: ignore[arg-type]
+    Arguments.world_size = 1
+    check_model(model, Arguments())  # type: ignore[arg-type]
