@@ -217,7 +217,7 @@ def test_a_model_with_code_of_its_own_is_refused_where_processes_share_rows() ->
     check_model(model, Arguments())  # type: ignore[arg-type]
     model.config.tasks["near"] = Copy()
     with pytest.raises(
-        ValueError, match="task 'near': .* load it without trust_remote_code, after import hf_multitask"
+        ValueError, match=r"task 'near': .* load it without trust_remote_code, after import hf_multitask"
     ):
         check_model(model, Arguments())  # type: ignore[arg-type]
     Arguments.world_size = 1
