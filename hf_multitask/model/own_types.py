@@ -57,8 +57,12 @@ def save_own_types(tasks: Mapping[str, TaskConfig], folder: str | Path) -> None:
 
 
 def _is_sibling(kind: type) -> bool:
-    """Whether a class lies beside this module, and so travels with it."""
-    return kind.__module__.rpartition(".")[0] == __name__.rpartition(".")[0]
+    """Whether a class lies beside the `TaskConfig` that it derives from, and so travels with it.
+
+    Not beside this module: of code that travelled, transformers has the configuration's and the model's apart.
+    """
+    bases = [base for base in kind.__mro__ if base.__name__ == TaskConfig.__name__]
+    return kind.__module__.rpartition(".")[0] in [base.__module__.rpartition(".")[0] for base in bases]
 
 
 def _source(kind: type) -> tuple[str, str]:

@@ -154,6 +154,7 @@ print(json.dumps(model(torch.tensor(json.loads(sys.argv[3])), task="stars").logi
         # What was loaded by its own code is saved with it, too.
         run = run_python(code, tmp_path / folder, tmp_path / ("again" if folder == "saved" else "third"), IDS.tolist())
         assert run.returncode == 0, run.stderr[-2000:]
+        assert "does not go with the checkpoint" not in run.stderr
         torch.testing.assert_close(torch.tensor(json.loads(run.stdout)), model(IDS, task="stars").logits)
     assert json.loads((tmp_path / "third" / "config.json").read_text())["own_task_types"] == {
         "ordinal_classification": "ordinal"
