@@ -1,5 +1,6 @@
 """The rows of any source under standard column names, each of them looked at: what can be used, and what is wrong."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from hf_multitask.model.labels import read_flag
 from hf_multitask.model.messages import check_characters, nearest
 from hf_multitask.model.task_config import LabelReader
 from hf_multitask.model.words import Words
+
+logger = logging.getLogger(__name__)
 
 # Of a label, in a sentence that begins with the column's name.
 IS_ID_AMONG_NAMES = "is a class id, where other rows have the labels' names."
@@ -69,6 +72,8 @@ def standard_columns(
     columns = matching_text_columns(task, source.text, there)
     if task.HAS_LABELS and (needs_label or not {*source.label_columns}.isdisjoint(there)):
         columns["label"] = source.label
+    if not task.HAS_LABELS and source.label in there:
+        logger.warning("%s has a column %r that is not read: rows of %s have no label.", where, source.label, task.type)
     for column in columns.values():
         for name in [column] if isinstance(column, str) else column:
             if name not in there:

@@ -61,3 +61,9 @@ def test_rows_that_stand_in_both_splits_are_counted_whatever_their_negatives(tmp
     train = load(tmp_path / "t.jsonl", '{"anchor": "a", "positive": "b", "negatives": ["c"]}')
     other = load(tmp_path / "v.csv", "anchor,positive\na,b\nd,e\n")
     assert (count_overlap(train, other, TASK), count_overlap(other, train, TASK)) == (1, 1)
+
+
+def test_a_label_that_is_not_read_is_told_of(tmp_path: Path, caplog: Any) -> None:
+    # Of pairs that are duplicates or not, all would count as such.
+    load(tmp_path / "t.csv", "anchor,positive,label\na,b,0\n")
+    assert "t.csv has a column 'label' that is not read: rows of ranking have no label." in caplog.text
