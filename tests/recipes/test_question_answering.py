@@ -74,6 +74,14 @@ def test_questions_are_trained_scored_evaluated_predicted_and_compared(
         "problem": "column 'context' is empty.",
     }
 
+    questions = [{"id": "q1", "question": row["question"]}]
+    squad = {"data": [{"title": "a bag", "paragraphs": [{"context": row["context"], "qas": questions}]}]}
+    (tmp_path / "squad.json").write_text(json.dumps(squad))
+    run = run_in_process(
+        "predict.py", "--model", tmp_path / "out", "--task", "questions", "--input", tmp_path / "squad.json"
+    )
+    assert json.loads(run.stdout) == {**first, "id": "q1"}
+
     run = run_in_process("evaluate.py", *common, "--model", tmp_path / "out")
     assert run.returncode == 0, run.stderr[-2000:]
     assert "| questions | no_answer_accuracy |" in run.stdout
