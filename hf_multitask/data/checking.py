@@ -252,8 +252,8 @@ def _check_batch(
 def _value_in(batch: Mapping[str, list[Any]], column: str | list[str], row: int) -> Any:
     """A row's raw value; of several columns, the texts that they have, of which the last may be absent."""
     if isinstance(column, str):
-        return _without_letters(batch[column][row])
-    values = [batch[name][row] for name in column]
+        return _without_letters(_cell(batch, column, row))
+    values = [_cell(batch, name, row) for name in column]
     while values and _is_absent(values[-1]):
         values.pop()
     return [_in_column(name, _text, value) for name, value in zip(column, values, strict=False)]
@@ -270,8 +270,13 @@ def _without_letters(value: Any) -> Any:
 def _label_in(batch: Mapping[str, list[Any]], column: str | list[str], row: int) -> Any:
     """A row's raw label; of several columns, the numbers of those that say that the row has their label."""
     if isinstance(column, str):
-        return batch[column][row]
-    return [number for number, name in enumerate(column) if _in_column(name, read_flag, batch[name][row])]
+        return _cell(batch, column, row)
+    return [number for number, name in enumerate(column) if _in_column(name, read_flag, _cell(batch, name, row))]
+
+
+def _cell(batch: Mapping[str, list[Any]], column: str, row: int) -> Any:
+    """A row's value; None where no row of a batch has the column, as may be in a stream."""
+    return batch[column][row] if column in batch else None
 
 
 def _in_column(column: str | list[str], read: Callable[..., Any], *values: Any) -> Any:

@@ -240,6 +240,9 @@ def load_stream(
         if not there:
             raise ValueError(f"{where} has no rows.")
         columns = standard_columns(task, source, where, there)
+        if stream.column_names is None and not source.text:
+            # Rows further on may have what the first does not.
+            columns |= {column: column for column in task.optional_columns}
     except ValueError as error:
         raise ValueError(f"task {name!r}: {error}") from error
     known = (stream.info.splits or {}).get(source.split(split))

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import IterableDataset
 
 from hf_multitask import TaskConfig
+from hf_multitask.data.given import GivenSource
 from hf_multitask.data.loading import count_overlap, load_split
 from hf_multitask.data.sources import FileSource
+from hf_multitask.data.streaming import load_stream
 
 TASK: Any = TaskConfig("ranking")
 
@@ -67,3 +70,16 @@ def test_a_label_that_is_not_read_is_told_of(tmp_path: Path, caplog: Any) -> Non
     # Of pairs that are duplicates or not, all would count as such.
     load(tmp_path / "t.csv", "anchor,positive,label\na,b,0\n")
     assert "t.csv has a column 'label' that is not read: rows of ranking have no label." in caplog.text
+
+
+def test_rows_of_a_stream_may_have_negatives_where_the_first_has_none(tokenizer: Any) -> None:
+    def rows() -> Any:
+        yield from ({"anchor": "a", "positive": "cat"} for _ in range(1500))
+        yield {"anchor": "a", "positive": "dog", "negatives": ["cat", "hill"]}
+        yield {"positive": "dog", "negatives": ["cat"]}
+
+    source = GivenSource(dataset=IterableDataset.from_generator(rows), shuffle_buffer=1)
+    stream = load_stream("facts", TASK, source, "train", tokenizer, 8)
+    assert [len(lengths) for lengths in stream[[0, 1499, 1500]]["lengths"]] == [2, 2, 4]
+    with pytest.raises(ValueError, match="row 1502: column 'anchor' is missing"):
+        stream[[1501]]
