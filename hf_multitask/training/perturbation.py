@@ -216,7 +216,9 @@ def _word_embeddings(encoder: PreTrainedModel) -> list[Any]:
             f"a {encoder.config.model_type} backbone does not say where its word embeddings are: set layer to 0, or "
             "leave smart out."
         ) from error
-    others = (module for module in encoder.modules() if module is not words)
+    # Within an adapter's words are those that it adapts, whose weight it passes on.
+    within = set(words.modules())
+    others = (module for module in encoder.modules() if module not in within)
     return [words, *(module for module in others if getattr(module, "weight", None) is words.weight)]
 
 

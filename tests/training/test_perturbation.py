@@ -46,6 +46,20 @@ def test_perturbed_words_are_those_of_a_model_with_other_words(kind: str) -> Non
     torch.testing.assert_close(after[real], expected[real], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"target_modules": ["word_embeddings"]}, {"target_modules": ["query"], "modules_to_save": ["word_embeddings"]}],
+    ids=["adapted", "saved"],
+)
+def test_words_that_an_adapter_wraps_are_perturbed_once(options: dict[str, Any]) -> None:
+    peft = pytest.importorskip("peft")
+    model, delta = still("bert"), random_delta()
+    _, expected, _ = passes(model, delta, None)
+    peft.get_peft_model(model, peft.LoraConfig(**options))
+    _, after, _ = passes(model.eval(), delta, None)
+    torch.testing.assert_close(after, expected)
+
+
 @pytest.mark.parametrize("layer", [0, 1])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_a_perturbed_layer_differs_from_there_on(kind: str, layer: int) -> None:
