@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForTextEncoding, PreTrainedConfig, PreTrainedModel
 from transformers.utils import TransformersKwargs
 
@@ -54,6 +55,14 @@ def new_head(name: str, task: TaskConfig, hidden_size: int, encoder: PreTrainedM
             "backbone has none: choose another encoder."
         )
     return build(hidden_size, embedding_size=words.embedding_dim)
+
+
+def word_table(words: Any) -> Tensor:
+    """The embedding of each word, [V, E], as an adapter around them makes it, which need not be their weight."""
+    if not hasattr(words, "base_layer"):
+        return words.weight
+    # Not by a call: its hooks are for the words of texts.
+    return words.forward(torch.arange(len(words.weight), device=words.weight.device))
 
 
 class EncoderArguments:

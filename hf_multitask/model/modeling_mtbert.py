@@ -13,7 +13,7 @@ from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_mtbert import MultiTaskBertConfig, TaskConfig, read_backbone_config
-from .encoder import EncoderArguments, encoder_class, new_head
+from .encoder import EncoderArguments, encoder_class, new_head, word_table
 from .outputs import MultiTaskOutput, TaskOutput
 from .own_types import save_own_types
 from .packing import can_pack, encode_packed, pad, unpack
@@ -361,8 +361,7 @@ class MultiTaskBertModel(PreTrainedModel):
         """
         task = self.config.tasks[name]
         if task.READS_VOCABULARY:
-            words: Any = self.get_input_embeddings()
-            inputs = {**inputs, "vocabulary": words.weight}
+            inputs = {**inputs, "vocabulary": word_table(self.get_input_embeddings())}
 
         def read(values: Tensor, numbers: Tensor) -> Tensor:
             # By index_select and not by brackets, whose gradient is many times slower.

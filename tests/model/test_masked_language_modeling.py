@@ -318,6 +318,19 @@ def test_the_word_embeddings_are_saved_once_and_may_grow(tmp_path: Any) -> None:
     torch.testing.assert_close(after[..., :40], before)
 
 
+def test_the_head_reads_words_as_an_adapter_makes_them() -> None:
+    peft = pytest.importorskip("peft")
+    ids = torch.arange(5, 15).reshape(2, 5)
+    model = peft.get_peft_model(tiny_model({"mlm": MLM}), peft.LoraConfig(target_modules=["word_embeddings"])).eval()
+    plain = model(input_ids=ids, task="mlm").logits
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    found = model(input_ids=ids, task="mlm").logits
+    assert not torch.allclose(found, plain, atol=1e-2)
+    torch.testing.assert_close(model.merge_and_unload()(ids, task="mlm").logits, found, rtol=1e-4, atol=1e-4)
+
+
 def test_tasks_come_and_go() -> None:
     model = tiny_model({"sst": TASKS["sst"]})
     model.add_task("mlm", MLM)
