@@ -66,8 +66,9 @@ def check_adapter(model: Any) -> None:
             "one that changes layers, such as LoRA."
         )
     base = model.get_base_model()
-    # PEFT wraps what modules_to_save names.
-    unsaved = [name for name in base.config.tasks if not hasattr(base.heads[name], "modules_to_save")]
+    # PEFT wraps what modules_to_save names. A head without weights has none to save.
+    heads = {name: base.heads[name] for name in base.config.tasks if any(True for _ in base.heads[name].parameters())}
+    unsaved = [name for name, head in heads.items() if not hasattr(head, "modules_to_save")]
     if unsaved and not base.name_or_path:
         raise ValueError(
             f"task {unsaved[0]!r}: its head is new, and the adapter neither trains nor saves it: give "

@@ -148,6 +148,9 @@ def test_a_new_head_that_nobody_would_save_is_refused(make: Any, plain: Path, ba
         make(adapted(MultiTaskBertModel.from_backbone(str(plain), tasks=TASKS), modules_to_save=["sst", "quora"]))
     with pytest.raises(ValueError, match="task 'sst': its head is new"):
         make(adapted(tiny_model(), modules_to_save=None))
+    # A head without weights has nothing to save.
+    tasks = {**TASKS, "rank": {"type": "ranking"}}
+    make(adapted(MultiTaskBertModel.from_backbone(str(plain), tasks=tasks)))
     # One that was saved lies there still.
     make(adapted(load(base), modules_to_save=["sst", "quora"]))
     assert "task 'sts': its head stays as it is, since the adapter's modules_to_save" in caplog.text
