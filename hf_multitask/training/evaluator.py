@@ -13,7 +13,7 @@ from transformers.trainer_utils import EvalLoopOutput, SaveStrategy
 from hf_multitask.data.dataset import MultiTaskDataset
 from hf_multitask.data.given import GivenData
 from hf_multitask.data.loading import SplitReport
-from hf_multitask.evaluation.metrics import mean_of_shares
+from hf_multitask.evaluation.metrics import Metric, mean_of_shares
 from hf_multitask.evaluation.task_evaluations import (
     TaskPredictions,
     check_metrics,
@@ -289,8 +289,7 @@ class MultiTaskEvaluator(Trainer):
         metrics = evaluation.score(rows.predicted, rows.truth)
         for metric, value in metrics.items():
             if value != value:
-                is_own = evaluation.chosen[metric].is_own
-                why = "its function gave NaN" if is_own else "predictions or labels are constant"
+                why = _why_undefined(evaluation.chosen[metric], logits)
                 logger.warning("task %r: %s is undefined: %s.", name, metric, why)
         return metrics
 
@@ -308,3 +307,11 @@ class MultiTaskEvaluator(Trainer):
             if (share := evaluation_of(self._tasks[name]).share(own)) is not None:
                 shares[name] = share
         return {f"{prefix}_final_score": mean_of_shares(shares)} if shares else {}
+
+
+def _why_undefined(metric: Metric, outputs: np.ndarray) -> str:
+    if metric.is_own:
+        return "its function gave NaN"
+    if not np.isfinite(outputs).all():
+        return "outputs are not all finite"
+    return "predictions or labels are constant, or no row is of those that it is a mean over"

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from transformers import EvalPrediction
 
 from hf_multitask import MultiTaskTrainer, MultiTaskTrainingArguments
@@ -242,3 +243,16 @@ def test_metrics_of_a_callers_own_are_a_mapping(tmp_path: Any, tokenizer: Any) -
     trainer = build(tmp_path, tokenizer, compute_metrics={"sst": lambda evaluated: None})
     with pytest.raises(ValueError, match="compute_metrics: task 'sst': it must give a mapping of metrics, not None"):
         trainer.evaluate()
+
+
+def test_a_score_that_is_undefined_says_why(tmp_path: Any, tokenizer: Any, caplog: Any) -> None:
+    tasks: Any = {"sts": TASKS["sts"], "qa": {"type": "question_answering", "no_answer": True}}
+    args = MultiTaskTrainingArguments(str(tmp_path), use_cpu=True, report_to=[])
+    model = tiny_model(tasks)
+    trainer = MultiTaskTrainer(model, args, processing_class=tokenizer)
+    answered = Dataset.from_dict({"question": ["cat"] * 3, "context": ["a cat sat"] * 3, "label": ["cat sat"] * 3})
+    trainer.evaluate({"qa": answered})
+    assert "no_answer_accuracy is undefined: predictions or labels are constant, or no row is of those" in caplog.text
+    model.heads["sts"].register_forward_hook(lambda module, given, output: output * float("nan"))
+    trainer.evaluate({"sts": task_rows(6)["sts"]})
+    assert "task 'sts': pearson is undefined: outputs are not all finite." in caplog.text
