@@ -73,3 +73,13 @@ def test_a_learning_rate_goes_over_phases_in_one_course_or_begins_anew_in_each()
     assert [falling(step) for step in (0, 3, 4, 9)] == pytest.approx([1.0, 0.7, 0.5 * 0.6, 0.5 * 0.1])
     anew = phased([lambda step: 1 - step / 4, lambda step: 1 - step / 6], lengths=[4, 6], factors=[1.0, 0.5])
     assert [anew(step) for step in (0, 3, 4, 9)] == pytest.approx([1.0, 0.25, 0.5, 0.5 / 6])
+
+
+@pytest.mark.parametrize("settings", [{}, {"schedule": "proportional", "mixing": "tasks"}])
+def test_a_task_of_which_nothing_would_learn_is_refused(make_trainer, settings: dict) -> None:
+    model = tiny_model()
+    model.freeze_backbone()
+    model.heads["quora"].requires_grad_(False)
+    trainer = make_trainer(model, max_steps=6, **settings)
+    with pytest.raises(ValueError, match="there is nothing to train of task 'quora': the backbone is frozen"):
+        trainer.train()

@@ -114,16 +114,6 @@ def test_heads_train_at_their_own_rate_and_a_frozen_backbone_stays(make_trainer)
     assert {group["lr"] for group in trainer.optimizer.param_groups} <= {0.0, 1e-2 * 0.5, 1e-2}
 
 
-@pytest.mark.parametrize("settings", [{}, {"schedule": "proportional", "mixing": "tasks"}])
-def test_a_task_of_which_nothing_would_learn_is_refused(make_trainer, settings: dict) -> None:
-    model = tiny_model()
-    model.freeze_backbone()
-    model.heads["quora"].requires_grad_(False)
-    trainer = make_trainer(model, max_steps=6, **settings)
-    with pytest.raises(ValueError, match="there is nothing to train of task 'quora': the backbone is frozen"):
-        trainer.train()
-
-
 @pytest.mark.parametrize(
     ("epoch_length", "accumulation", "steps"),
     # 20, 40 and 23 rows, 4 of each task to a batch
