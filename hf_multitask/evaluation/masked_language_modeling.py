@@ -154,4 +154,4 @@ class MaskedLanguageEvaluation(TaskEvaluation):
         yield Block("figure", f"{name}: probabilities of the masked tokens.", name=f"{name}-tokens", figure=figure)
 
     def limits(self) -> Iterator[str]:
-        yield "its perplexity is that of masked tokens: models compare by it only with the same tokenizer and batches."
+        yield "its perplexity is that of masked tokens: models compare by it only with the same tokenizer."
