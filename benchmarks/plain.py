@@ -52,7 +52,7 @@ def make_trainer(
     training = TrainingArguments(**settings, train_sampling_strategy="sequential")
     count = training.max_steps * training.per_device_train_batch_size
     ours = RowStream(len(rows), training.seed, name).take(0, count)
-    collate = DataCollatorForTokenClassification if task.READS_WORDS else DataCollatorWithPadding
+    collate = DataCollatorForTokenClassification if task.READS_TOKENS else DataCollatorWithPadding
     model = _model(backbone, task)
     trainer = Trainer(
         model,
@@ -74,7 +74,7 @@ def score(trainer: Trainer, task: TaskConfig, rows: Dataset) -> dict[str, float]
 
 
 def _model(backbone: str, task: TaskConfig) -> PreTrainedModel:
-    if task.READS_WORDS:
+    if task.READS_TOKENS:
         return AutoModelForTokenClassification.from_pretrained(backbone, num_labels=len(task.label_names))
     # A kind goes by the same name there.
     return AutoModelForSequenceClassification.from_pretrained(
@@ -100,7 +100,7 @@ def _rows(rows: Dataset, task: TaskConfig) -> Dataset:
 
 
 def _label(row: dict[str, Any], task: TaskConfig) -> Any:
-    if not task.READS_WORDS:
+    if not task.READS_TOKENS:
         # A list of labels becomes zeros and ones.
         return task.collate([row["label"]])[0].tolist()
     labels = [_NO_LABEL] * len(row["input_ids"])
@@ -112,7 +112,7 @@ def _label(row: dict[str, Any], task: TaskConfig) -> Any:
 
 def _predicted(task: Any, logits: np.ndarray, rows: Dataset) -> np.ndarray:
     """What the logits predict, to be compared with labels as our models' predictions are."""
-    if task.READS_WORDS:
+    if task.READS_TOKENS:
         ids, starts = logits.argmax(-1), rows["word_starts"][:]
         # Words that were cut off are no entity, on both sides.
         tags = [
