@@ -119,7 +119,15 @@ def test_interrupted_before_there_is_anything_to_save_a_script_ends_without_a_tr
     command = [sys.executable, str(ROOT / "recipes" / script), *flags]
     command += [] if script == "predict.py" else ["--output_dir", str(tmp_path / "file" / "out")]
     (tmp_path / "file").touch()
-    run = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    run = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        # Of a shell's background jobs, which ignore Ctrl-C, the tests may be one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     time.sleep(seconds)
     run.send_signal(signal.SIGINT)
     _, errors = run.communicate(timeout=60)

@@ -67,7 +67,7 @@ def test_a_task_is_scored_by_what_it_names_and_by_what_counts(
             "metric 'rmse' is one of regression, not of single_label_classification, which has accuracy, "
             "balanced_accuracy, f1_macro,",
         ),
-        (scores(metrics=["accuracy"]), "'accuracy' is one of single_label_classification, not of regression, which"),
+        (scores(metrics=["accuracy"]), "single_label_classification, not of regression, which has pearson, rmse"),
         (classes(metrics=["f1"]), "metric 'f1' is that of the second of two labels, and there are 3: take f1_macro"),
         (classes(metrics=["mcc", "mcc"]), "metric 'mcc' is there twice"),
         (classes(metrics=[{"name": "mcc", "function": "mine:cost"}]), "'mcc' is there twice; give one of your own"),
