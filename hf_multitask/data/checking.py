@@ -21,7 +21,7 @@ from hf_multitask.model.words import Words
 
 logger = logging.getLogger(__name__)
 
-# Of a label, in a sentence that begins with the column's name.
+# It is said of a label, in a sentence that begins with the column's name.
 IS_ID_AMONG_NAMES = "is a class id, where other rows have the labels' names."
 # From standard column name to the source's name for it, or to the names of several columns, where labels or texts have
 # one each.

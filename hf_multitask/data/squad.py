@@ -44,7 +44,7 @@ def _questions(file: Path) -> Iterator[dict[str, Any]]:
             for paragraph in article["paragraphs"]:
                 rows += (_row(question, paragraph["context"], article.get("title")) for question in paragraph["qas"])
     except (AttributeError, KeyError, TypeError) as error:
-        # Of an error's cause, sources.py says no more than its first line.
+        # sources.py says no more of an error's cause than its first line.
         raise ValueError(f"it begins as SQuAD's files do, and after {len(rows)} question(s) lacks {error}.") from None
     if not rows:
         raise ValueError("it has no questions.")

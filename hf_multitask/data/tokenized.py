@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_multitask.data.checking import BadRow, check_rows, label_feature
 from hf_multitask.model.configuration_mtbert import TaskConfig
 
-# What a tokenizer gives for each token.
+# A tokenizer gives these for each token.
 _OF_TOKENS = ("input_ids", "token_type_ids", "attention_mask")
 
 

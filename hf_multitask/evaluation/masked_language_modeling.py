@@ -75,7 +75,7 @@ class MaskedLanguageEvaluation(TaskEvaluation):
     # ---- Scores ----
 
     def predicted(self, outputs: np.ndarray) -> np.ndarray:
-        """Of each masked token −ln of its probability and its rank, [B, M, 2]; -100 beyond a row's."""
+        """Each masked token has −ln of its probability and its rank, [B, M, 2]; beyond a row's there is -100."""
         return np.asarray(outputs, dtype=np.float64)
 
     def evidence(self, predicted: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 
 from hf_multitask.evaluation.metrics import MeanMetric, Metrics, as_it_is
-from hf_multitask.evaluation.task_evaluation import TaskEvaluation, TaskPredictions, register_evaluation
+from hf_multitask.evaluation.task_evaluation import TaskEvaluation, TaskPredictions, nearly_all, register_evaluation
 from hf_multitask.model.multiple_choice import MultipleChoice, are_there
 from hf_multitask.model.rows import PADDING
 
 if TYPE_CHECKING:
     from hf_multitask.evaluation.blocks import Block
 
-# Predictions are all alike if so many are; a row's are as good as a guess if the likeliest choice is above it by less.
-_NEARLY_ALL, _GUESS = 0.95, 0.01
+# A row's choices are as good as even if the likeliest is above a guess by less.
+_GUESS = 0.01
 
 
 def mean_credit(credits: np.ndarray, place: int) -> Any:
@@ -116,11 +116,9 @@ class MultipleChoiceEvaluation(TaskEvaluation):
         return [choices[rows.labels[row]], choices[shares.argmax()], f"{shares.max():.3f}"]
 
     def symptom(self, rows: TaskPredictions) -> str:
-        sure, count = rows.predicted.max(1), len(rows.predicted)
-        even = int((sure < 1 / _counts(rows.truth) + _GUESS).sum())
-        if even < _NEARLY_ALL * count:
-            return ""
-        return f"in {f'all {count:,}' if even == count else f'{even:,} of {count:,}'} rows, choices are as good as even"
+        even = int((rows.predicted.max(1) < 1 / _counts(rows.truth) + _GUESS).sum())
+        said = nearly_all(even, len(rows.predicted))
+        return said and f"in {said} rows, choices are as good as even"
 
     def report(self, name: str, rows: TaskPredictions) -> Iterator["Block"]:
         # Here, since the libraries that draw take a second to import.

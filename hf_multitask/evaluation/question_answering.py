@@ -22,9 +22,9 @@ from hf_multitask.model.question_answering import QuestionAnswering
 if TYPE_CHECKING:
     from hf_multitask.evaluation.blocks import Block
 
-# Of a context, what a table of errors shows.
+# A table of errors shows so much of a context.
 _SHOWN = 200
-# What a table says in place of an empty answer.
+# A table says it in place of an empty answer.
 _NONE = "no answer"
 # A table has the words that begin so many questions, and together those that begin fewer.
 _FIRST_WORDS = 8

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from hf_multitask.evaluation.metrics import MeanMetric, Metric, Metrics, as_it_is
-from hf_multitask.evaluation.task_evaluation import TaskEvaluation, TaskPredictions, register_evaluation
+from hf_multitask.evaluation.task_evaluation import TaskEvaluation, TaskPredictions, nearly_all, register_evaluation
 from hf_multitask.model.ranking import Ranking, identities
 from hf_multitask.model.rows import PADDING
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 _BLOCK = 1 << 24
 # Below any cosine: what is no number, and what does not compete.
 _NO_NUMBER, _NO_RIVAL = -2.0, -3.0
-# One candidate is the answer to nearly everything if it is to so many.
-_NEARLY_ALL = 0.95
 # Of the figure, and of the table.
 _CURVE, _SHOWN = 50, (1, 3, 5, 10, 20, 50)
 _DEPTH = 10
@@ -256,10 +254,8 @@ class RankingEvaluation(TaskEvaluation):
         _, found = self.found(rows)
         wrong = found.wrong[~found.are_right]
         most = int(np.bincount(wrong).max()) if len(wrong) else 0
-        count = len(found.ranks)
-        if most < _NEARLY_ALL * count:
-            return ""
-        return f"the same text is ranked first for {f'all {count:,}' if most == count else f'{most:,} of {count:,}'}"
+        said = nearly_all(most, len(found.ranks))
+        return said and f"the same text is ranked first for {said}"
 
     def report(self, name: str, rows: TaskPredictions) -> Iterator["Block"]:
         # Here, since the libraries that draw take a second to import.

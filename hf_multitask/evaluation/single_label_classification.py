@@ -19,9 +19,6 @@ from hf_multitask.model.single_label_classification import SingleLabelClassifica
 if TYPE_CHECKING:
     from hf_multitask.evaluation.blocks import Block
 
-# Predictions are all of one class if so many are.
-_NEARLY_ALL = 0.95
-
 
 @register_evaluation("single_label_classification")
 class SingleLabelEvaluation(TaskEvaluation):

@@ -37,6 +37,14 @@ def encoder_class(encoder_config: PreTrainedConfig) -> tuple[Any, dict[str, bool
     return auto, {"add_pooling_layer": False} if takes_it else {}
 
 
+def words_of(model: PreTrainedModel) -> nn.Embedding | None:
+    """A model's table of words; None where it has none, as CANINE, which hashes characters, or no plain one."""
+    words = None
+    with suppress(NotImplementedError):
+        words = model.get_input_embeddings()
+    return words if isinstance(words, nn.Embedding) else None
+
+
 def new_head(name: str, task: TaskConfig, hidden_size: int, encoder: PreTrainedModel) -> nn.Module:
     """A new head for a task of a name.
 
@@ -46,10 +54,7 @@ def new_head(name: str, task: TaskConfig, hidden_size: int, encoder: PreTrainedM
     build: Any = task.build_head
     if not task.READS_VOCABULARY:
         return build(hidden_size)
-    words: Any = None
-    with suppress(NotImplementedError):  # CANINE has no table of words, but hashes of characters.
-        words = encoder.get_input_embeddings()
-    if not isinstance(words, nn.Embedding):
+    if (words := words_of(encoder)) is None:
         raise ValueError(
             f"task {name!r}: a {task.type} reads the encoder's word embeddings, and a {encoder.config.model_type} "
             "backbone has none: choose another encoder."

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .divergences import symmetric_kl
 from .rows import PADDING, padded
-from .task_config import TaskConfig, TextForm, is_number, register_task_type
+from .task_config import TaskConfig, TextForm, asked_for, is_number, register_task_type
 
 # What becomes of the chosen tokens: shares that become the mask token, another word, or stay as they are, in BERT.
 _MASKED, _REPLACED = 0.8, 0.1
@@ -188,7 +188,7 @@ class MaskedLanguageModeling(TaskConfig):
                 [{"score": score, "token": token} for score, token in zip(*each, strict=True)]
                 for each in zip(scores.tolist(), tokens.tolist(), strict=True)
             ]
-            said.append([answer[0] for answer in answers] if top_k == 1 else answers)
+            said.append(asked_for(answers, top_k))
         return said
 
     def predictions_for(

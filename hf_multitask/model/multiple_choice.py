@@ -19,7 +19,7 @@ from .divergences import symmetric_kl
 from .heads import FeedForwardHead
 from .labels import as_number, check_map, has_names, mapped, refuse_empty
 from .rows import PADDING, UNREAD, dealt, encode, end_to_end
-from .task_config import LabelReader, PairEncoding, PairFeatures, TaskConfig, TextForm, register_task_type
+from .task_config import LabelReader, PairEncoding, PairFeatures, TaskConfig, TextForm, asked_for, register_task_type
 
 # How a label names the right choice; `auto`: as can be told.
 LabelForm = Literal["auto", "numbers", "letters", "texts"]
@@ -176,7 +176,7 @@ class MultipleChoice(TaskConfig):
                 texts, ranked.indices.tolist(), ranked.values.tolist(), counts, strict=True
             )
         ]
-        return [answer[0] for answer in answers] if top_k == 1 else answers
+        return asked_for(answers, top_k)
 
 
 class ChoiceHead(FeedForwardHead):

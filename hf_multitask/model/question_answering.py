@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from .answers import BEGINS, ENDS, AnswerReader, pairs, right_tokens
 from .divergences import symmetric_kl
 from .rows import PADDING, UNREAD, Tokens, end_to_end, padded
-from .task_config import LabelReader, TaskConfig, TextForm, register_task_type
+from .task_config import LabelReader, TaskConfig, TextForm, asked_for, register_task_type
 
 # Of all spans, so many are given.
 _MOST = 20
@@ -188,7 +188,7 @@ class QuestionAnswering(TaskConfig):
             starts, ends = (torch.where(can_answer, places + step, -1).tolist() for step in (0, 1))
             spans = self.best_spans(row, starts, ends, top_k)
             said.append([{"start": start, "end": end, "score": score} for score, start, end in spans])
-        return [row[0] for row in said] if top_k == 1 else said
+        return asked_for(said, top_k)
 
     def predictions_for(self, rows: Sequence[Mapping[str, Any]], outputs: Tensor, top_k: int | None = 1) -> list[Any]:
         """The answers of each row, as transformers' `question-answering` gives them.
@@ -209,7 +209,7 @@ class QuestionAnswering(TaskConfig):
             ]
             for row, output in zip(rows, outputs, strict=True)
         ]
-        return [row[0] for row in said] if top_k == 1 else said
+        return asked_for(said, top_k)
 
     def best_spans(
         self, outputs: Tensor, starts: Sequence[int], ends: Sequence[int], top_k: int | None = 1

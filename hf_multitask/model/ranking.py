@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .processes import of_all_processes
 from .rows import PADDING, dealt, encode, end_to_end, padded, sequences_of
-from .task_config import TaskConfig, TextForm, is_number, register_task_type
+from .task_config import TaskConfig, TextForm, asked_for, is_number, register_task_type
 
 # Below it is the cosine of no two texts.
 _ABSENT = float("-inf")
@@ -188,7 +188,7 @@ class Ranking(TaskConfig):
 
     def predictions(self, outputs: Tensor, top_k: int | None = 1) -> list[Any]:
         """The candidates of each row, most similar first: the place among them, `index`, and the cosine, `score`."""
-        return _best(self._ranked(outputs), top_k)
+        return asked_for(self._ranked(outputs), top_k)
 
     def predictions_for(self, rows: Sequence[Mapping[str, Any]], outputs: Tensor, top_k: int | None = 1) -> list[Any]:
         """As [`predictions`], each with its text, `candidate`; the candidates are a row's positive and negatives."""
@@ -197,7 +197,7 @@ class Ranking(TaskConfig):
             [{"candidate": texts[answer["index"]], **answer} for answer in answers]
             for texts, answers in zip(candidates, self._ranked(outputs), strict=True)
         ]
-        return _best(ranked, top_k)
+        return asked_for(ranked, top_k)
 
     def _ranked(self, outputs: Tensor) -> list[list[dict[str, Any]]]:
         scores = self.similarities(outputs)
@@ -226,10 +226,6 @@ def _identity(ids: Sequence[int]) -> int:
     # Of a million texts, two different ones have the same number once in ten million times.
     digest = blake2b(" ".join(map(str, ids)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
-
-
-def _best(ranked: list[list[Any]], top_k: int | None) -> list[Any]:
-    return [answers[0] for answers in ranked] if top_k == 1 else [answers[:top_k] for answers in ranked]
 
 
 def _are_there(outputs: Tensor) -> Tensor:

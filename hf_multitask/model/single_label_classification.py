@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from .divergences import symmetric_kl, symmetric_kl_of_two
 from .heads import FeedForwardHead
 from .labels import ClassReader, read_label_names
-from .task_config import LabelReader, PairFeatures, TaskConfig, register_task_type
+from .task_config import LabelReader, PairFeatures, TaskConfig, asked_for, register_task_type
 
 
 @register_task_type("single_label_classification")
@@ -94,4 +94,4 @@ class SingleLabelClassification(TaskConfig):
             ]
             for ids, scores in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
-        return [answer[0] for answer in answers] if top_k == 1 else answers
+        return asked_for(answers, top_k)

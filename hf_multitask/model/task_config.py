@@ -368,3 +368,9 @@ class TaskConfig:
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def asked_for(answers: Sequence[list[Any]], top_k: int | None) -> list[Any]:
+    """Ranked answers, row by row, as `predictions` gives them: the first `top_k`, or all for None; 1 gives the best one
+    itself, and not a list of it."""
+    return [row[0] for row in answers] if top_k == 1 else [row[:top_k] for row in answers]

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from hf_multitask.data.collator import MultiTaskCollator
 from hf_multitask.data.given import GivenData
 from hf_multitask.hub.publisher import ModelPublisher
 from hf_multitask.model.dropout import use_bit_dropout
+from hf_multitask.model.encoder import words_of
 from hf_multitask.model.modeling_mtbert import MultiTaskBertModel
 from hf_multitask.model.packing import use_packing
 from hf_multitask.model.plan import row_counts
@@ -177,14 +178,12 @@ class MultiTaskTrainer(MultiTaskEvaluator, ScheduledTrainer, ModelPublisher):
         self._meters = Meters(logged, sums=["smart_skipped"], device=args.device)
 
     def _spare_embedding_gradient(self) -> None:
-        embeddings = None
-        with suppress(NotImplementedError):  # CANINE has no table of words, but hashes of characters.
-            embeddings = self.model.get_input_embeddings()
+        embeddings = words_of(self.model)
         # Neither processes' exchange of gradients nor compiled graphs take sparse ones.
         alone = self.args.world_size == 1 and not self.args.torch_compile
         # A head that reads the table gives it a gradient of all words.
         alone = alone and not any(task.READS_VOCABULARY for task in self._tasks.values())
-        if alone and isinstance(embeddings, nn.Embedding) and embeddings.weight.requires_grad:
+        if alone and embeddings is not None and embeddings.weight.requires_grad:
             # Gradient surgery keeps memory of its own.
             callback = EmbeddingGradientKeeper if self._surgery is None else SparseEmbeddingGradient
             self.add_callback(callback(embeddings))
